@@ -47,7 +47,7 @@ fmla_status fmla_get_device_info(int32_t index, fmla_device_info *info) {
     }
     first += count;
   }
-  return fmlai_fail(FMLA_ERROR_INVALID_ARGUMENT, "index is %d, but must be 0 to %d", (int)index,
+  return FMLAI_FAIL(FMLA_ERROR_INVALID_ARGUMENT, "index is %d, but must be 0 to %d", (int)index,
                     (int)fmla_device_count() - 1);
 }
 
@@ -71,7 +71,7 @@ fmla_status fmla_get_kernel_info(int32_t index, fmla_kernel_info *info) {
     }
     first += count;
   }
-  return fmlai_fail(FMLA_ERROR_INVALID_ARGUMENT, "index is %d, but must be 0 to %d", (int)index,
+  return FMLAI_FAIL(FMLA_ERROR_INVALID_ARGUMENT, "index is %d, but must be 0 to %d", (int)index,
                     (int)fmla_kernel_count() - 1);
 }
 

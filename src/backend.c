@@ -8,7 +8,7 @@
 const fmlai_backend *const fmlai_backends[] = {
     &fmlai_cpu_backend,
 };
-const int32_t fmlai_num_backends = sizeof fmlai_backends / sizeof *fmlai_backends;
+const int32_t fmlai_num_backends = sizeof fmlai_backends / sizeof fmlai_backends[0];
 
 fmla_status fmlai_find_device(const char *name, const fmlai_backend **backend, int32_t *device) {
   const bool any = name == NULL || strcmp(name, "auto") == 0;
@@ -24,7 +24,7 @@ fmla_status fmlai_find_device(const char *name, const fmlai_backend **backend, i
       }
     }
   }
-  return fmlai_fail(
+  return FMLAI_FAIL(
       FMLA_ERROR_NO_DEVICE,
       "device is \"%.64s\", but this machine and build have no such device; fmla_get_device_info lists "
       "those there are, and \"auto\" takes the first",

@@ -11,7 +11,7 @@
 #define REQUIRE(condition, ...)                                                                                \
   do {                                                                                                         \
     if (!(condition))                                                                                          \
-      return fmlai_fail(FMLA_ERROR_INVALID_ARGUMENT, __VA_ARGS__);                                             \
+      return FMLAI_FAIL(FMLA_ERROR_INVALID_ARGUMENT, __VA_ARGS__);                                             \
   } while (0)
 
 /* ---- Sized structs ----------------------------------------------------------------------------- */

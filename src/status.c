@@ -16,12 +16,11 @@
 
 static _Thread_local char last_error[512];
 
-fmla_status fmlai_fail(fmla_status status, const char *format, ...) {
+void fmlai_set_error(const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
   vsnprintf(last_error, sizeof last_error, format, arguments);
   va_end(arguments);
-  return status;
 }
 
 const char *fmla_last_error(void) {

@@ -4,8 +4,11 @@
 
 #include "flash_mla.h"
 
-/* Keeps the sentence for fmla_last_error of this thread and returns `status`. */
-fmla_status fmlai_fail(fmla_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Keeps the sentence for fmla_last_error of this thread. */
+void fmlai_set_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Keeps the sentence; its value is `status`. */
+#define FMLAI_FAIL(status, ...) (fmlai_set_error(__VA_ARGS__), (status))
 
 /* Passes a failed call's status on. */
 #define FMLAI_TRY(call)                                                                                        \

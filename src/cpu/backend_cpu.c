@@ -17,7 +17,7 @@ static const fmlai_cpu_kernel *const kernels[] = {
     FMLAI_CPU_KERNELS(X)
 #undef X
 };
-enum { NUM_KERNELS = sizeof kernels / sizeof *kernels };
+static const int32_t num_kernels = sizeof kernels / sizeof kernels[0];
 
 typedef struct cpu_context {
   fmla_context base;
@@ -47,7 +47,7 @@ static void device_info(int32_t index, fmla_device_info *info) {
 }
 
 static int32_t kernel_count(void) {
-  return NUM_KERNELS;
+  return num_kernels;
 }
 
 static void kernel_info(int32_t index, fmla_kernel_info *info) {
@@ -62,16 +62,16 @@ static void kernel_info(int32_t index, fmla_kernel_info *info) {
 /* ---- Contexts -------------------------------------------------------------------------------------- */
 
 static fmla_status find_kernel(const char *name, uint32_t features, const fmlai_cpu_kernel **found) {
-  for (int32_t i = 0; i < NUM_KERNELS; i++) {
+  for (int32_t i = 0; i < num_kernels; i++) {
     if (strcmp(kernels[i]->name, name) != 0)
       continue;
     if (!runs_on(kernels[i], features))
-      return fmlai_fail(FMLA_ERROR_UNSUPPORTED, "kernel is \"%s\", but this CPU cannot run it: it needs %s",
+      return FMLAI_FAIL(FMLA_ERROR_UNSUPPORTED, "kernel is \"%s\", but this CPU cannot run it: it needs %s",
                         name, kernels[i]->needs);
     *found = kernels[i];
     return FMLA_OK;
   }
-  return fmlai_fail(
+  return FMLAI_FAIL(
       FMLA_ERROR_UNSUPPORTED,
       "kernel is \"%.64s\", but the CPU has no such kernel; fmla_get_kernel_info lists those there are", name);
 }
@@ -84,7 +84,7 @@ static fmla_status cpu_open(const fmla_config *config, int32_t device, fmla_cont
     FMLAI_TRY(find_kernel(config->kernel, features, &only));
   cpu_context *c = calloc(1, sizeof *c);
   if (c == NULL)
-    return fmlai_fail(FMLA_ERROR_OUT_OF_MEMORY, "no memory for a context of %zu bytes", sizeof *c);
+    return FMLAI_FAIL(FMLA_ERROR_OUT_OF_MEMORY, "no memory for a context of %zu bytes", sizeof *c);
   const int32_t num_threads = config->num_threads > 0 ? config->num_threads : fmlai_available_threads();
   const fmla_status status = fmlai_pool_create(num_threads, &c->pool);
   if (status != FMLA_OK) {
@@ -113,20 +113,20 @@ static fmla_status choose_kernel(const fmla_context *context, const fmla_decode_
   const cpu_context *c = (const cpu_context *)context;
   if (c->only != NULL) {
     if (!c->only->serves(params))
-      return fmlai_fail(FMLA_ERROR_UNSUPPORTED,
+      return FMLAI_FAIL(FMLA_ERROR_UNSUPPORTED,
                         "kernel \"%s\", which the context was opened with, takes %s only", c->only->name,
                         c->only->takes);
     *chosen = c->only;
     *reason = "the context was opened with it";
     return FMLA_OK;
   }
-  for (int32_t i = 0; i < NUM_KERNELS; i++)
+  for (int32_t i = 0; i < num_kernels; i++)
     if (runs_on(kernels[i], c->features) && kernels[i]->serves(params)) {
       *chosen = kernels[i];
       *reason = "the first in order of preference that this CPU runs and that takes the call";
       return FMLA_OK;
     }
-  return fmlai_fail(FMLA_ERROR_INTERNAL, "no kernel takes the call, though the portable one takes every call");
+  return FMLAI_FAIL(FMLA_ERROR_INTERNAL, "no kernel takes the call, though the portable one takes every call");
 }
 
 static fmla_status choose(const fmla_context *context, const fmla_decode_params *params, fmlai_choice *choice) {
@@ -147,7 +147,7 @@ static fmla_status decode_workspace(const fmla_context *context, const fmla_deco
 static fmla_status check_no_stream(const void *stream) {
   if (stream == NULL)
     return FMLA_OK;
-  return fmlai_fail(FMLA_ERROR_INVALID_ARGUMENT, "stream is %p, but on the CPU must be NULL: it has no streams",
+  return FMLAI_FAIL(FMLA_ERROR_INVALID_ARGUMENT, "stream is %p, but on the CPU must be NULL: it has no streams",
                     stream);
 }
 
@@ -182,7 +182,7 @@ static fmla_status buffer_alloc(fmla_context *context, size_t bytes, void **buff
   if (posix_memalign(buffer, 256, bytes) == 0)
     return FMLA_OK;
   *buffer = NULL;
-  return fmlai_fail(FMLA_ERROR_OUT_OF_MEMORY, "no memory for a buffer of %zu bytes", bytes);
+  return FMLAI_FAIL(FMLA_ERROR_OUT_OF_MEMORY, "no memory for a buffer of %zu bytes", bytes);
 }
 
 static fmla_status buffer_free(fmla_context *context, void *buffer) {

@@ -73,7 +73,7 @@ fmla_status fmlai_cpu_decode_workspace(const fmlai_cpu_kernel *kernel, const fml
   layout l;
   const size_t needed = lay_out(&l, kernel, p, num_threads);
   if (needed > PTRDIFF_MAX)
-    return fmlai_fail(
+    return FMLAI_FAIL(
         FMLA_ERROR_UNSUPPORTED,
         "a batch_size of %d with max_seqlen_q %d would need a workspace larger than the address space",
         (int)p->batch_size, (int)p->max_seqlen_q);

@@ -110,30 +110,30 @@ void fmlai_pool_run(fmlai_pool *pool, int64_t count, fmlai_pool_function functio
   pthread_mutex_unlock(&pool->mutex);
 }
 
-fmla_status fmlai_pool_create(int32_t num_threads, fmlai_pool **created) {
+fmla_status fmlai_pool_create(int32_t num_threads, fmlai_pool **pool) {
   const size_t num_wanted = (size_t)num_threads - 1;
-  fmlai_pool *pool = calloc(1, sizeof *pool + num_wanted * sizeof *pool->workers);
-  if (pool == NULL)
-    return fmlai_fail(FMLA_ERROR_OUT_OF_MEMORY, "no memory for a pool of %d threads", (int)num_threads);
-  pthread_mutex_init(&pool->mutex, NULL);
-  pthread_cond_init(&pool->work, NULL);
-  pthread_cond_init(&pool->left, NULL);
+  fmlai_pool *p = calloc(1, sizeof *p + num_wanted * sizeof(worker));
+  if (p == NULL)
+    return FMLAI_FAIL(FMLA_ERROR_OUT_OF_MEMORY, "no memory for a pool of %d threads", (int)num_threads);
+  pthread_mutex_init(&p->mutex, NULL);
+  pthread_cond_init(&p->work, NULL);
+  pthread_cond_init(&p->left, NULL);
 
   /* Signals are for the program's own threads. */
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  pthread_mutex_lock(&pool->mutex); /* workers see num_workers whole */
-  while ((size_t)pool->num_workers < num_wanted) {
-    worker *w = &pool->workers[pool->num_workers];
-    *w = (worker){.pool = pool, .number = pool->num_workers + 1};
+  pthread_mutex_lock(&p->mutex); /* workers see num_workers whole */
+  while ((size_t)p->num_workers < num_wanted) {
+    worker *w = &p->workers[p->num_workers];
+    *w = (worker){.pool = p, .number = p->num_workers + 1};
     if (pthread_create(&w->thread, NULL, work, w) != 0)
       break; /* fewer threads serve too */
-    pool->num_workers++;
+    p->num_workers++;
   }
-  pthread_mutex_unlock(&pool->mutex);
+  pthread_mutex_unlock(&p->mutex);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  *created = pool;
+  *pool = p;
   return FMLA_OK;
 }
 
