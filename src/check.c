@@ -280,14 +280,14 @@ fmla_status fmlai_check_decode_values(const fmla_decode_params *p) {
             "cache_seqlens[%" PRId32 "] is %" PRId32 ", but must be 0 to %" PRId32
             ", which is max_pages_per_seq * page_size, or max_seqlen_k if that is set and smaller",
             i, seqlen_k, p->max_seqlen_k);
-    const int32_t *row = p->block_table + i * p->block_table_stride;
     const int64_t num_used = ((int64_t)seqlen_k + p->page_size - 1) / p->page_size;
-    for (int64_t j = 0; j < num_used; j++)
-      REQUIRE(row[j] >= 0 && row[j] < p->num_pages,
+    for (int64_t j = 0; j < num_used; j++) {
+      const int32_t page = p->block_table[i * p->block_table_stride + j];
+      REQUIRE(page >= 0 && page < p->num_pages,
               "block_table[%" PRId32 "][%" PRId64 "] is %" PRId32
-              ", but must be 0 to num_pages - 1, and num_pages is "
-              "%" PRId64,
-              i, j, row[j], p->num_pages);
+              ", but must be 0 to num_pages - 1, and num_pages is %" PRId64,
+              i, j, page, p->num_pages);
+    }
   }
   return FMLA_OK;
 }
