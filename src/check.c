@@ -92,6 +92,7 @@ static const int64_t max_span_bytes = INT64_C(1) << 60;
 static fmla_status resolve_strides(dimension *dims, int num_dims, int64_t last, size_t element_bytes,
                                    int direction) {
   int64_t packed = last;
+  bool empty = false; /* without elements, none overlap */
   for (int i = num_dims - 1; i >= 0; i--) {
     if (dims[i].stride == NULL)
       continue;
@@ -99,13 +100,14 @@ static fmla_status resolve_strides(dimension *dims, int num_dims, int64_t last, 
       *dims[i].stride = packed;
     REQUIRE(*dims[i].stride >= 0, "%s is %" PRId64 ", but must be at least 0, or FMLA_PACKED",
             dims[i].stride_name, *dims[i].stride);
+    empty = empty || dims[i].extent == 0;
     const int64_t steps = dims[i].extent > 1 ? dims[i].extent : 1;
     REQUIRE(!__builtin_mul_overflow(*dims[i].stride, steps, &packed) &&
                 packed <= max_span_bytes / (int64_t)element_bytes,
             "%s is %" PRId64 ", which with its extent of %" PRId64 " is more than 2^60 bytes",
             dims[i].stride_name, *dims[i].stride, dims[i].extent);
   }
-  if (direction == INPUT)
+  if (direction == INPUT || empty)
     return FMLA_OK;
 
   int64_t reached = last;
