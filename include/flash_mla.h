@@ -221,8 +221,8 @@ typedef struct fmla_decode_params {
   void *out;  /* [b, n, h, dv], or [total_q, h, dv] */
   float *lse; /* [b, h, n], or [h, total_q]: natural logarithm; or NULL */
 
-  /* Strides in elements, >= 0 or FMLA_PACKED [FMLA_PACKED]. With cu_seqlens_q those of the batch are not
-     read. Elements of out and lse may not overlap. 0 repeats an input along that dimension. */
+  /* Strides in elements, >= 0 or FMLA_PACKED [FMLA_PACKED]. With cu_seqlens_q those of the batch are not read,
+     without q_rope its own. Elements of out and lse may not overlap. 0 repeats an input along a dimension. */
   int64_t q_stride_batch, q_stride_token, q_stride_head;
   int64_t q_rope_stride_batch, q_rope_stride_token, q_rope_stride_head;
   int64_t kv_stride_page, kv_stride_token, kv_stride_head;

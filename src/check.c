@@ -203,6 +203,8 @@ static fmla_status resolve_decode_strides(fmla_decode_params *p) {
   dimension q[] = {{"q_stride_batch", p->batch_size, ragged ? NULL : &p->q_stride_batch},
                    {"q_stride_token", tokens, &p->q_stride_token},
                    {"q_stride_head", heads, &p->q_stride_head}};
+  if (p->q_rope == NULL)
+    p->q_rope_stride_batch = p->q_rope_stride_token = p->q_rope_stride_head = 0;
   dimension q_rope[] = {{"q_rope_stride_batch", p->batch_size, ragged ? NULL : &p->q_rope_stride_batch},
                         {"q_rope_stride_token", tokens, &p->q_rope_stride_token},
                         {"q_rope_stride_head", heads, &p->q_rope_stride_head}};
