@@ -1,0 +1,31 @@
+/*
+ * run_case.h: one case on one kernel: against the oracle, and against itself where bits must be the same.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef VERIFY_RUN_CASE_H
+#define VERIFY_RUN_CASE_H
+
+#include "cases.h"
+
+/* What cases run on. */
+typedef struct verify_target {
+  fmla_context *context;
+  fmla_context *other_threads; /* the same device and kernel with another number of threads; or NULL */
+} verify_target;
+
+/* Opens both contexts. */
+fmla_status verify_target_open(const fmla_config *config, verify_target *target);
+void verify_target_close(verify_target *target);
+
+typedef enum verify_outcome {
+  VERIFY_PASSED,
+  VERIFY_FAILED,
+  VERIFY_NOT_TAKEN, /* the kernel does not serve such a call, and says so */
+  VERIFY_NO_MEMORY  /* nothing is known */
+} verify_outcome;
+
+/* `message` gets one sentence if the case failed. */
+verify_outcome verify_run_case(const verify_target *target, const verify_case *c, char *message, size_t bytes);
+
+#endif
