@@ -130,7 +130,7 @@ typedef struct fmla_config {
   const char *device;  /* "auto" or NULL: the first device; "cpu"; "cuda:N" */
   const char *kernel;  /* NULL: the best kernel for each call; else this one or FMLA_ERROR_UNSUPPORTED */
   int32_t num_threads; /* CPU threads, the caller's included; 0: as many as this process may use */
-  int32_t reserved;
+  int32_t reserved;    /* 0 */
 } fmla_config;
 
 typedef struct fmla_context_info {
@@ -178,6 +178,9 @@ FMLA_API fmla_status fmla_get_context_info(const fmla_context *context, fmla_con
  * A row without keys (seqlen 0, or masked wholly) gives out = 0, lse = -inf. A sink s scales out by
  * exp(lse) / (exp(lse) + exp(s)) and leaves lse as it is. For partial results, give the sink to fmla_merge
  * alone.
+ *
+ * Scores and sums are FP32: a call whose q . k, or whose sum of values, leaves the range of FP32 gives
+ * infinities or NaN in the rows concerned.
  *
  * Bad lengths and page numbers: the CPU refuses the call and names them. A GPU clamps lengths to
  * [0, min(max_pages_per_seq * page_size, max_seqlen_k)] and takes pages outside [0, num_pages) for zeros;
@@ -234,7 +237,8 @@ typedef struct fmla_decode_params {
 /*
  * The bytes of workspace that fmla_decode needs for these extents, whatever the lengths and the pages: only
  * extents, dtypes, flags, strides and max_sms are read, and of the pointers whether cu_seqlens_q and q_rope
- * are NULL. It never shrinks when an extent or max_seqlen_k grows, so the largest step's workspace serves all.
+ * are NULL. It never shrinks when batch_size, total_q, max_seqlen_q, max_pages_per_seq or a max_seqlen_k that
+ * is set grows, so the workspace of the largest step serves all. *workspace_bytes is 0 after a failure.
  */
 FMLA_API fmla_status fmla_decode_workspace(const fmla_context *context, const fmla_decode_params *params,
                                            size_t *workspace_bytes);

@@ -114,7 +114,7 @@ static fmla_status resolve_strides(dimension *dims, int num_dims, int64_t last, 
   bool done[4] = {false};
   for (int round = 0; round < num_dims; round++) {
     int next = -1;
-    for (int i = 0; i < num_dims; i++)
+    for (int i = num_dims - 1; i >= 0; i--) /* of equal strides the fastest dimension's is named */
       if (dims[i].stride && !done[i] && dims[i].extent > 1 &&
           (next < 0 || *dims[i].stride < *dims[next].stride))
         next = i;
@@ -137,6 +137,7 @@ fmla_status fmlai_check_config(const fmla_config *given, fmla_config *config) {
     return FMLA_OK;
   FMLAI_TRY(check_input_struct("fmla_config", given->struct_size, sizeof *given, sizeof *config));
   memcpy(config, given, given->struct_size);
+  REQUIRE(config->reserved == 0, "fmla_config.reserved is %" PRId32 ", but must be 0", config->reserved);
   return check_range("fmla_config.num_threads", config->num_threads, 0, FMLA_MAX_THREADS);
 }
 

@@ -6,10 +6,12 @@
  * item is (sequence, row tile, split); items are numbered in that order. A sequence of more than one split
  * leaves a partial result per item, numbered in item order, to be merged in split order.
  *
- * Split lengths, in tokens:
- *   normal:          s = max(256, round_up(ceil(W / target_items), 64)), W = sum over sequences of tiles *
- * seqlen_k. Then sequences that are split have at most 2 * target_items items in all. batch-invariant: n =
- * min(8, ceil(seqlen_k / 1024)), s = round_up(ceil(seqlen_k / n), 64): the sequence alone decides.
+ * In the normal mode splits are s = max(256, round_up(ceil(W / target_items), 64)) tokens long, where W is the
+ * sum over the sequences of row tiles times seqlen_k. The sequences that are split then have at most 2 *
+ * target_items items.
+ *
+ * In the batch-invariant mode a sequence alone decides: it has n = min(8, ceil(seqlen_k / 1024)) splits of
+ * round_up(ceil(seqlen_k / n), 64) tokens.
  */
 #ifndef FMLAI_PLAN_H
 #define FMLAI_PLAN_H

@@ -137,23 +137,34 @@ static void decode_item(void *argument, int64_t index, int32_t thread) {
   }
 }
 
-/* Index = tile * tile_rows + row, so that one long sequence's rows are shared by all threads. */
+/* Rows of a tile that one thread merges at a time: few, so that one long sequence is shared by all threads. */
+enum { MERGE_ROWS = 8 };
+
+static int64_t merges_per_tile(const step *s) {
+  return (s->layout.limits.tile_rows + MERGE_ROWS - 1) / MERGE_ROWS;
+}
+
+static void merge_row_splits(const step *s, const fmlai_plan_tile *tile, int32_t row) {
+  const int32_t tile_rows = s->layout.limits.tile_rows;
+  const fmlai_row_target target = row_target(s->params, fmlai_row_of(s->params, tile, row));
+  const fmlai_row_parts parts = {.num_parts = tile->num_splits,
+                                 .out = partial_o(s, tile->first_partial, row),
+                                 .dtype = FMLA_DTYPE_FP32,
+                                 .out_stride = (int64_t)tile_rows * s->params->head_dim_v,
+                                 .lse = partial_lse(s, tile->first_partial, row),
+                                 .lse_stride = tile_rows};
+  fmlai_merge_row(&target, &parts);
+}
+
 static void merge_splits(void *argument, int64_t index, int32_t thread) {
   (void)thread;
   const step *s = argument;
-  const int32_t tile_rows = s->layout.limits.tile_rows;
-  const fmlai_plan_tile tile = fmlai_plan_tile_at(&s->plan, index / tile_rows);
-  const int32_t row = (int32_t)(index % tile_rows);
-  if (tile.num_splits == 1 || row >= tile.num_rows)
+  const fmlai_plan_tile tile = fmlai_plan_tile_at(&s->plan, index / merges_per_tile(s));
+  if (tile.num_splits == 1)
     return;
-  const fmlai_row_target target = row_target(s->params, fmlai_row_of(s->params, &tile, row));
-  const fmlai_row_parts parts = {.num_parts = tile.num_splits,
-                                 .out = partial_o(s, tile.first_partial, row),
-                                 .dtype = FMLA_DTYPE_FP32,
-                                 .out_stride = (int64_t)tile_rows * s->params->head_dim_v,
-                                 .lse = partial_lse(s, tile.first_partial, row),
-                                 .lse_stride = tile_rows};
-  fmlai_merge_row(&target, &parts);
+  const int32_t first = (int32_t)(index % merges_per_tile(s)) * MERGE_ROWS;
+  for (int32_t row = first; row < tile.num_rows && row < first + MERGE_ROWS; row++)
+    merge_row_splits(s, &tile, row);
 }
 
 /* Rows of q that belong to no sequence, from cu_seqlens_q[batch_size] on. */
@@ -174,7 +185,7 @@ void fmlai_cpu_decode(const fmlai_cpu_kernel *kernel, const fmla_decode_params *
   fmlai_plan_make(&s.plan, &s.layout.shape, p->cache_seqlens, p->cu_seqlens_q, s.memory);
   fmlai_pool_run(pool, fmlai_plan_num_items(&s.plan), decode_item, &s);
   if (fmlai_plan_num_partials(&s.plan) > 0)
-    fmlai_pool_run(pool, fmlai_plan_num_tiles(&s.plan) * s.layout.limits.tile_rows, merge_splits, &s);
+    fmlai_pool_run(pool, fmlai_plan_num_tiles(&s.plan) * merges_per_tile(&s), merge_splits, &s);
   if (p->cu_seqlens_q != NULL)
     write_unowned_rows(p);
 }
@@ -197,12 +208,14 @@ static void merge_row(void *argument, int64_t index, int32_t thread) {
                                    .lse = p->lse != NULL ? p->lse + lse : NULL,
                                    .empty_lse = fmlai_empty_lse(p->flags),
                                    .sink = p->sink != NULL ? p->sink + head : NULL};
-  const fmlai_row_parts parts = {.num_parts = p->num_parts,
-                                 .out = fmlai_at(p->out_parts, p->part_dtype, out_part),
-                                 .dtype = p->part_dtype,
-                                 .out_stride = p->out_parts_stride_part,
-                                 .lse = p->lse_parts + lse_part,
-                                 .lse_stride = p->lse_parts_stride_part};
+  fmlai_row_parts parts = {.num_parts = p->num_parts};
+  if (p->num_parts > 0) { /* without parts there may be no tensors of them */
+    parts.out = fmlai_at(p->out_parts, p->part_dtype, out_part);
+    parts.dtype = p->part_dtype;
+    parts.out_stride = p->out_parts_stride_part;
+    parts.lse = p->lse_parts + lse_part;
+    parts.lse_stride = p->lse_parts_stride_part;
+  }
   fmlai_merge_row(&target, &parts);
 }
 

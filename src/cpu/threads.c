@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -119,10 +120,13 @@ fmla_status fmlai_pool_create(int32_t num_threads, fmlai_pool **pool) {
   pthread_cond_init(&p->work, NULL);
   pthread_cond_init(&p->left, NULL);
 
-  /* Signals are for the program's own threads. */
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  /* Signals are for the program's own threads, but a fault is the worker's own. */
+  static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+  sigset_t blocked, before;
+  sigfillset(&blocked);
+  for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+    sigdelset(&blocked, faults[i]);
+  pthread_sigmask(SIG_SETMASK, &blocked, &before);
   pthread_mutex_lock(&p->mutex); /* workers see num_workers whole */
   while ((size_t)p->num_workers < num_wanted) {
     worker *w = &p->workers[p->num_workers];
@@ -154,10 +158,24 @@ int32_t fmlai_pool_num_threads(const fmlai_pool *pool) {
   return pool->num_workers + 1;
 }
 
+/* What a container's quota (cgroup v2) leaves of `count`. */
+static long within_quota(long count) {
+  long long quota, period;
+  FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
+  if (file == NULL)
+    return count;
+  if (fscanf(file, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0) {
+    const long long allowed = (quota + period - 1) / period;
+    count = allowed < count ? (long)allowed : count;
+  }
+  fclose(file);
+  return count;
+}
+
 int32_t fmlai_available_threads(void) {
   cpu_set_t set;
-  const long count =
-      sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+  const long count = within_quota(sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                                              : sysconf(_SC_NPROCESSORS_ONLN));
   if (count < 1)
     return 1;
   return count < FMLA_MAX_THREADS ? (int32_t)count : FMLA_MAX_THREADS;

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The whole suite: a plain build with every test, then the same code under AddressSanitizer with
+# UndefinedBehaviorSanitizer, and under ThreadSanitizer. The last line is `N passed, N failed`.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 4
+
+jobs=$(nproc)
+passed=0
+failed=0
+
+# suite NAME SANITIZERS [ctest options]
+suite() {
+  local name=$1 sanitizers=$2 log=build-$1/suite.log summary ok bad
+  shift 2
+  echo "== $name =="
+  if ! { cmake -S . -B "build-$name" -G Ninja -Wno-dev -DFLASHMLA_BUILD_TESTS=ON -DFLASHMLA_WERROR=ON \
+    -DFLASHMLA_SANITIZE="$sanitizers" >/dev/null && cmake --build "build-$name" --parallel "$jobs" >"$log" 2>&1; }; then
+    tail -40 "$log"
+    echo "$name: the build failed"
+    failed=$((failed + 1))
+    return
+  fi
+  ctest --test-dir "build-$name" --parallel "$jobs" --output-on-failure --no-tests=error "$@" | tee "$log"
+  summary=$(grep -E 'tests passed, [0-9]+ tests? failed out of [0-9]+' "$log")
+  bad=$(sed -E 's/.*, ([0-9]+) tests? failed.*/\1/' <<<"${summary:-, 1 test failed}")
+  ok=$(sed -E 's/.*out of ([0-9]+).*/\1/' <<<"${summary:-out of 1}")
+  passed=$((passed + ok - bad))
+  failed=$((failed + bad))
+}
+
+suite test ""
+suite asan address,undefined --label-exclude plain
+suite tsan thread --label-exclude 'plain|single-threaded'
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
