@@ -38,8 +38,8 @@ static void set_up_calls(parts *s, const verify_run *run) {
   s->part = s->merged = *run->step;
   fmla_decode_params *p = &s->part.params;
   verify_resolve_decode(p);
-  p->flags &= ~FMLA_CAUSAL; /* one query sees all keys anyway */
-  p->sink = NULL;           /* is given to the merge alone */
+  p->flags &= ~FMLA_CAUSAL;                        /* one query sees all keys anyway */
+  verify_step_set(&s->part, VERIFY_SINK, NULL, 0); /* is given to the merge alone */
   p->out_dtype = s->dtype;
   p->max_seqlen_k = 0;
   p->block_table_stride = FMLA_PACKED;
