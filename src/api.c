@@ -90,8 +90,8 @@ fmla_status fmla_open(const fmla_config *given, fmla_context **context) {
   const char *debug = getenv("FMLA_DEBUG");
   (*context)->debug = debug != NULL && *debug != '\0' && strcmp(debug, "0") != 0;
   if ((*context)->debug)
-    fprintf(stderr, "flashmla: opened %s with %d threads\n", (*context)->info.device,
-            (int)(*context)->info.num_threads);
+    fprintf(stderr, "flashmla: opened %s with %d threads, %d multiprocessors\n", (*context)->info.device,
+            (int)(*context)->info.num_threads, (int)(*context)->info.num_sms);
   return FMLA_OK;
 }
 

@@ -55,9 +55,13 @@ struct fmlai_backend {
   fmla_status (*stream_create)(fmla_context *context, void **stream);
   fmla_status (*stream_destroy)(fmla_context *context, void *stream);
   fmla_status (*stream_synchronize)(fmla_context *context, void *stream);
+
+  /* Why there are no devices, in words that follow "but"; NULL if there are some. NULL: there always are. */
+  const char *(*absence)(void);
 };
 
 extern const fmlai_backend fmlai_cpu_backend;
+extern const fmlai_backend fmlai_cuda_backend;
 
 /* All backends of this build, the fastest devices first. */
 extern const fmlai_backend *const fmlai_backends[];
@@ -65,5 +69,9 @@ extern const int32_t fmlai_num_backends;
 
 /* Finds the device that fmla_config.device names; NULL and "auto" are the first there is. */
 fmla_status fmlai_find_device(const char *name, const fmlai_backend **backend, int32_t *device);
+
+/* With FMLA_DEBUG, a line about a step's kernel. */
+void fmlai_report_choice(const fmla_context *context, const fmla_decode_params *params,
+                         const fmlai_choice *choice);
 
 #endif

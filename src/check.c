@@ -259,21 +259,51 @@ fmla_status fmlai_check_decode_pointers(const fmla_decode_params *p) {
   return check_pointer("lse", p->lse, false, sizeof(float));
 }
 
+fmla_status fmlai_check_first_query(int32_t value) {
+  REQUIRE(value == 0, "cu_seqlens_q[0] is %" PRId32 ", but must be 0", value);
+  return FMLA_OK;
+}
+
+fmla_status fmlai_check_queries(const fmla_decode_params *p, int32_t batch, int32_t begin, int32_t end) {
+  const int64_t seqlen_q = (int64_t)end - begin;
+  REQUIRE(seqlen_q >= 0,
+          "cu_seqlens_q[%" PRId32 "] is %" PRId32 ", but must be at least the entry before, %" PRId32,
+          batch + 1, end, begin);
+  REQUIRE(seqlen_q <= p->max_seqlen_q,
+          "cu_seqlens_q gives sequence %" PRId32 " %" PRId64 " query tokens, but max_seqlen_q is %" PRId32,
+          batch, seqlen_q, p->max_seqlen_q);
+  return FMLA_OK;
+}
+
+fmla_status fmlai_check_last_query(const fmla_decode_params *p, int32_t value) {
+  REQUIRE(value <= p->total_q,
+          "cu_seqlens_q[%" PRId32 "] is %" PRId32 ", but must be at most total_q, which is %" PRId64,
+          p->batch_size, value, p->total_q);
+  return FMLA_OK;
+}
+
+fmla_status fmlai_check_cache_seqlen(const fmla_decode_params *p, int32_t batch, int32_t value) {
+  REQUIRE(value >= 0 && value <= p->max_seqlen_k,
+          "cache_seqlens[%" PRId32 "] is %" PRId32 ", but must be 0 to %" PRId32
+          ", which is max_pages_per_seq * page_size, or max_seqlen_k if that is set and smaller",
+          batch, value, p->max_seqlen_k);
+  return FMLA_OK;
+}
+
+fmla_status fmlai_check_page(const fmla_decode_params *p, int32_t batch, int64_t column, int32_t value) {
+  REQUIRE(value >= 0 && value < p->num_pages,
+          "block_table[%" PRId32 "][%" PRId64 "] is %" PRId32
+          ", but must be 0 to num_pages - 1, and num_pages is %" PRId64,
+          batch, column, value, p->num_pages);
+  return FMLA_OK;
+}
+
 static fmla_status check_cu_seqlens_q(const fmla_decode_params *p) {
   const int32_t *cu = p->cu_seqlens_q;
-  REQUIRE(cu[0] == 0, "cu_seqlens_q[0] is %" PRId32 ", but must be 0", cu[0]);
-  for (int32_t i = 0; i < p->batch_size; i++) {
-    REQUIRE(cu[i + 1] >= cu[i],
-            "cu_seqlens_q[%" PRId32 "] is %" PRId32 ", but must be at least the entry before, %" PRId32, i + 1,
-            cu[i + 1], cu[i]);
-    REQUIRE(cu[i + 1] - cu[i] <= p->max_seqlen_q,
-            "cu_seqlens_q gives sequence %" PRId32 " %" PRId32 " query tokens, but max_seqlen_q is %" PRId32, i,
-            cu[i + 1] - cu[i], p->max_seqlen_q);
-  }
-  REQUIRE(cu[p->batch_size] <= p->total_q,
-          "cu_seqlens_q[%" PRId32 "] is %" PRId32 ", but must be at most total_q, which is %" PRId64,
-          p->batch_size, cu[p->batch_size], p->total_q);
-  return FMLA_OK;
+  FMLAI_TRY(fmlai_check_first_query(cu[0]));
+  for (int32_t i = 0; i < p->batch_size; i++)
+    FMLAI_TRY(fmlai_check_queries(p, i, cu[i], cu[i + 1]));
+  return fmlai_check_last_query(p, cu[p->batch_size]);
 }
 
 fmla_status fmlai_check_decode_values(const fmla_decode_params *p) {
@@ -281,18 +311,10 @@ fmla_status fmlai_check_decode_values(const fmla_decode_params *p) {
     FMLAI_TRY(check_cu_seqlens_q(p));
   for (int32_t i = 0; i < p->batch_size; i++) {
     const int32_t seqlen_k = p->cache_seqlens[i];
-    REQUIRE(seqlen_k >= 0 && seqlen_k <= p->max_seqlen_k,
-            "cache_seqlens[%" PRId32 "] is %" PRId32 ", but must be 0 to %" PRId32
-            ", which is max_pages_per_seq * page_size, or max_seqlen_k if that is set and smaller",
-            i, seqlen_k, p->max_seqlen_k);
+    FMLAI_TRY(fmlai_check_cache_seqlen(p, i, seqlen_k));
     const int64_t num_used = ((int64_t)seqlen_k + p->page_size - 1) / p->page_size;
-    for (int64_t j = 0; j < num_used; j++) {
-      const int32_t page = p->block_table[i * p->block_table_stride + j];
-      REQUIRE(page >= 0 && page < p->num_pages,
-              "block_table[%" PRId32 "][%" PRId64 "] is %" PRId32
-              ", but must be 0 to num_pages - 1, and num_pages is %" PRId64,
-              i, j, page, p->num_pages);
-    }
+    for (int64_t j = 0; j < num_used; j++)
+      FMLAI_TRY(fmlai_check_page(p, i, j, p->block_table[i * p->block_table_stride + j]));
   }
   return FMLA_OK;
 }

@@ -24,6 +24,14 @@ fmla_status fmlai_check_decode_pointers(const fmla_decode_params *params);
 /* The values of cache_seqlens, cu_seqlens_q and the used part of block_table, in host memory. */
 fmla_status fmlai_check_decode_values(const fmla_decode_params *params);
 
+/* The rules on a single value, for values that lie in a device's memory: cu_seqlens_q[0]; entries `batch` and
+   batch + 1; the last entry; cache_seqlens[batch]; block_table[batch][column]. */
+fmla_status fmlai_check_first_query(int32_t value);
+fmla_status fmlai_check_queries(const fmla_decode_params *params, int32_t batch, int32_t begin, int32_t end);
+fmla_status fmlai_check_last_query(const fmla_decode_params *params, int32_t value);
+fmla_status fmlai_check_cache_seqlen(const fmla_decode_params *params, int32_t batch, int32_t value);
+fmla_status fmlai_check_page(const fmla_decode_params *params, int32_t batch, int64_t column, int32_t value);
+
 fmla_status fmlai_check_merge(const fmla_merge_params *given, fmla_merge_params *params);
 
 /* `needed` bytes of workspace are there. */

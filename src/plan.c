@@ -58,10 +58,10 @@ fmlai_plan_limits fmlai_plan_limits_of(const fmlai_plan_shape *s) {
   /* Every sequence has its longest q, or the query tokens are total_q with a tile begun in each sequence. */
   const int64_t full = saturating_mul(s->batch_size, tiles_of(s, limits.tile_rows, s->max_seqlen_q));
   const int64_t begun = saturating_mul(s->num_kv_heads, s->batch_size);
-  const int64_t tiles = min64(full, saturating_add(tiles_of(s, limits.tile_rows, s->total_q), begun));
+  limits.num_tiles = min64(full, saturating_add(tiles_of(s, limits.tile_rows, s->total_q), begun));
 
   const int64_t splits = num_splits(s->batch_invariant, MIN_SPLIT_TOKENS, s->max_seqlen_k);
-  limits.num_partials = splits > 1 ? saturating_mul(tiles, splits) : 0;
+  limits.num_partials = splits > 1 ? saturating_mul(limits.num_tiles, splits) : 0;
   if (!s->batch_invariant)
     limits.num_partials = min64(limits.num_partials, 2 * (int64_t)s->target_items);
   return limits;

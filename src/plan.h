@@ -35,6 +35,7 @@ typedef struct fmlai_plan_shape {
 /* What a plan of this shape can need at most, whatever the lengths. Never shrinks as the shape grows. */
 typedef struct fmlai_plan_limits {
   int32_t tile_rows; /* rows of the largest tile */
+  int64_t num_tiles;
   int64_t num_partials;
   size_t index_bytes; /* memory for fmlai_plan_make */
 } fmlai_plan_limits;

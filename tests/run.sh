@@ -8,13 +8,13 @@ jobs=$(nproc)
 passed=0
 failed=0
 
-# suite NAME SANITIZERS [ctest options]
+# suite NAME SANITIZERS CUDA [ctest options]
 suite() {
-  local name=$1 sanitizers=$2 log=build-$1/suite.log summary ok bad
-  shift 2
+  local name=$1 sanitizers=$2 cuda=$3 log=build-$1/suite.log summary ok bad
+  shift 3
   echo "== $name =="
   if ! { cmake -S . -B "build-$name" -G Ninja -Wno-dev -DFLASHMLA_BUILD_TESTS=ON -DFLASHMLA_WERROR=ON \
-    -DFLASHMLA_SANITIZE="$sanitizers" >/dev/null && cmake --build "build-$name" --parallel "$jobs" >"$log" 2>&1; }; then
+    -DFLASHMLA_SANITIZE="$sanitizers" -DFLASHMLA_CUDA="$cuda" >/dev/null && cmake --build "build-$name" --parallel "$jobs" >"$log" 2>&1; }; then
     tail -40 "$log"
     echo "$name: the build failed"
     failed=$((failed + 1))
@@ -28,9 +28,10 @@ suite() {
   failed=$((failed + bad))
 }
 
-suite test ""
-suite asan address,undefined --label-exclude plain
-suite tsan thread --label-exclude 'plain|single-threaded'
+suite test "" AUTO
+# Sanitizers see host code alone; the GPUs' is compiled once.
+suite asan address,undefined OFF --label-exclude plain
+suite tsan thread OFF --label-exclude 'plain|single-threaded'
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

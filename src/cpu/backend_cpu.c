@@ -156,15 +156,14 @@ static fmla_status decode(fmla_context *context, const fmla_decode_params *param
   const cpu_context *c = (const cpu_context *)context;
   FMLAI_TRY(check_no_stream(stream));
   const fmlai_cpu_kernel *kernel = NULL;
-  const char *reason;
-  FMLAI_TRY(choose_kernel(context, params, &kernel, &reason));
+  fmlai_choice choice;
+  FMLAI_TRY(choose_kernel(context, params, &kernel, &choice.reason));
+  choice.kernel = kernel->name;
   size_t needed;
   FMLAI_TRY(fmlai_cpu_decode_workspace(kernel, params, context->info.num_threads, &needed));
   FMLAI_TRY(fmlai_check_workspace(workspace, workspace_bytes, needed));
   FMLAI_TRY(fmlai_check_decode_values(params));
-  if (context->debug)
-    fprintf(stderr, "flashmla: decode of %d sequences, %d heads with kernel %s: %s\n", (int)params->batch_size,
-            (int)params->num_q_heads, kernel->name, reason);
+  fmlai_report_choice(context, params, &choice);
   fmlai_cpu_decode(kernel, params, workspace, c->pool);
   return FMLA_OK;
 }

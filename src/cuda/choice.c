@@ -1,0 +1,106 @@
+#include "cuda/choice.h"
+
+#include "cuda/check_gpu.h"
+#include "status.h"
+
+enum { MIN_STAGES = 2, SHARED_GRANULARITY = 128 };
+
+static int32_t min32(int32_t a, int32_t b) {
+  return a < b ? a : b;
+}
+
+static bool is_capped(const fmlai_cuda_context *c, const fmla_decode_params *p) {
+  return p->max_sms > 0 && p->max_sms < c->device->num_sms;
+}
+
+int32_t fmlai_cuda_num_sms(const fmlai_cuda_context *c, const fmla_decode_params *p) {
+  return is_capped(c, p) ? p->max_sms : c->device->num_sms;
+}
+
+/* A GPU deals CTAs out to all its SMs before any gets a second: so a grid keeps to max_sms only if it has no
+ * more CTAs. */
+static int32_t wanted_ctas_per_sm(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
+  return is_capped(c, p) ? 1 : fmlai_cuda_variants[variant].ctas_per_sm;
+}
+
+int32_t fmlai_cuda_max_shares(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
+  return fmlai_cuda_num_sms(c, p) * wanted_ctas_per_sm(c, p, variant);
+}
+
+/* Dynamic shared memory of each of `ctas` on an SM. */
+static int32_t shared_of_each(const fmlai_cuda_device *d, int32_t ctas) {
+  const int32_t share = d->shared_per_sm / ctas - d->shared_reserved;
+  return min32(share / SHARED_GRANULARITY * SHARED_GRANULARITY, d->shared_per_cta);
+}
+
+/* As many CTAs on an SM as wanted, if each gets stages enough; then as many stages as fit. */
+static bool fit(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t index,
+                fmlai_cuda_choice *choice) {
+  const fmlai_cuda_variant *v = &fmlai_cuda_variants[index];
+  if (p->head_dim_v > v->max_head_dim_v)
+    return false;
+  const int32_t resident = c->functions.decode[index][fmlai_cuda_type(p)].ctas_per_sm;
+  for (int32_t ctas = min32(resident, wanted_ctas_per_sm(c, p, index)); ctas >= 1; ctas--) {
+    const int32_t stages = fmlai_cuda_stages_in(v, p->head_dim_k, shared_of_each(c->device, ctas));
+    if (stages >= MIN_STAGES) {
+      choice->variant = index;
+      choice->num_stages = stages;
+      choice->shared_bytes = fmlai_cuda_shared_bytes(v, p->head_dim_k, stages);
+      choice->num_shares = fmlai_cuda_num_sms(c, p) * ctas;
+      return true;
+    }
+  }
+  return false;
+}
+
+/*
+ * Query rows that share a KV head's keys. Bits depend on the variant; so where a sequence's may not depend on
+ * the others, max_seqlen_q, which is that of the longest, has no say in it.
+ */
+static int64_t rows_of(const fmla_decode_params *p) {
+  const bool alone = (p->flags & FMLA_BATCH_INVARIANT) != 0 && p->cu_seqlens_q != NULL;
+  return (int64_t)(alone ? 1 : fmlai_cuda_longest_q(p)) * (p->num_q_heads / p->num_kv_heads);
+}
+
+int32_t fmlai_cuda_variant_of_rows(const fmla_decode_params *p) {
+  int32_t index = 0;
+  while (index < FMLAI_CUDA_NUM_VARIANTS - 1 && fmlai_cuda_variants[index].rows < rows_of(p))
+    index++;
+  return index;
+}
+
+static fmla_status choose_only(const fmlai_cuda_context *c, const fmla_decode_params *p,
+                               fmlai_cuda_choice *choice) {
+  const fmlai_cuda_variant *v = &fmlai_cuda_variants[c->only];
+  choice->reason = "the context was opened with it";
+  if (fit(c, p, c->only, choice))
+    return FMLA_OK;
+  if (p->head_dim_v > v->max_head_dim_v)
+    return FMLAI_FAIL(FMLA_ERROR_UNSUPPORTED,
+                      "kernel \"%s\", which the context was opened with, takes head_dim_v up to %d only",
+                      v->name, (int)v->max_head_dim_v);
+  return FMLAI_FAIL(
+      FMLA_ERROR_UNSUPPORTED,
+      "kernel \"%s\", which the context was opened with, needs %d bytes of shared memory for head_dim_k "
+      "%d, and this device has %d",
+      v->name, (int)fmlai_cuda_shared_bytes(v, p->head_dim_k, MIN_STAGES), (int)p->head_dim_k,
+      (int)shared_of_each(c->device, 1));
+}
+
+fmla_status fmlai_cuda_choose(const fmlai_cuda_context *c, const fmla_decode_params *p,
+                              fmlai_cuda_choice *choice) {
+  if (c->only >= 0)
+    return choose_only(c, p, choice);
+  for (int32_t index = fmlai_cuda_variant_of_rows(p); index >= 0; index--)
+    if (fit(c, p, index, choice)) {
+      choice->reason = fmlai_cuda_variants[index].rows >= rows_of(p)
+                           ? "its tile is the smallest that holds all query rows of a KV head"
+                           : "its tile is the largest that this device and head dims allow";
+      return FMLA_OK;
+    }
+  return FMLAI_FAIL(
+      FMLA_ERROR_UNSUPPORTED,
+      "head_dim_k is %d, for which kernels need %d bytes of shared memory, and this device has %d",
+      (int)p->head_dim_k, (int)fmlai_cuda_shared_bytes(&fmlai_cuda_variants[0], p->head_dim_k, MIN_STAGES),
+      (int)shared_of_each(c->device, 1));
+}

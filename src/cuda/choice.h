@@ -1,0 +1,29 @@
+/* Which variant a decode step runs with and how it lies on the device: from extents and limits, by arithmetic
+ * alone. */
+#ifndef FMLAI_CUDA_CHOICE_H
+#define FMLAI_CUDA_CHOICE_H
+
+#include "cuda/context.h"
+
+typedef struct fmlai_cuda_choice {
+  int32_t variant; /* index into fmlai_cuda_variants */
+  const char *reason;
+  int32_t num_stages;
+  int32_t shared_bytes; /* of a CTA */
+  int32_t num_shares;   /* CTAs of the decode kernel */
+} fmlai_cuda_choice;
+
+/* Multiprocessors that the call may use. */
+int32_t fmlai_cuda_num_sms(const fmlai_cuda_context *c, const fmla_decode_params *params);
+
+/* The most CTAs that any step with this variant has, whatever its head dims. */
+int32_t fmlai_cuda_max_shares(const fmlai_cuda_context *c, const fmla_decode_params *params, int32_t variant);
+
+/* The variant that is first choice for these rows, whatever the head dims; a choice is never behind it. */
+int32_t fmlai_cuda_variant_of_rows(const fmla_decode_params *params);
+
+/* `params` passed fmlai_cuda_check_extents. */
+fmla_status fmlai_cuda_choose(const fmlai_cuda_context *c, const fmla_decode_params *params,
+                              fmlai_cuda_choice *choice);
+
+#endif

@@ -1,0 +1,51 @@
+#include "cuda/error.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+
+/* After these, every call on the device fails, in most cases until the process ends. */
+static bool outlasts_the_call(CUresult result) {
+  switch (result) {
+  case CUDA_ERROR_ECC_UNCORRECTABLE:
+  case CUDA_ERROR_NVLINK_UNCORRECTABLE:
+  case CUDA_ERROR_CONTAINED:
+  case CUDA_ERROR_ILLEGAL_ADDRESS:
+  case CUDA_ERROR_LAUNCH_TIMEOUT:
+  case CUDA_ERROR_ASSERT:
+  case CUDA_ERROR_HARDWARE_STACK_ERROR:
+  case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+  case CUDA_ERROR_MISALIGNED_ADDRESS:
+  case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+  case CUDA_ERROR_INVALID_PC:
+  case CUDA_ERROR_LAUNCH_FAILED:
+  case CUDA_ERROR_TENSOR_MEMORY_LEAK:
+  case CUDA_ERROR_MPS_CLIENT_TERMINATED:
+  case CUDA_ERROR_EXTERNAL_DEVICE:
+    return true;
+  default:
+    return false;
+  }
+}
+
+void fmlai_cuda_describe(const fmlai_cuda_driver *driver, const char *call, CUresult result, char *text,
+                         size_t bytes) {
+  char number[32];
+  const char *name = NULL, *words = NULL;
+  snprintf(number, sizeof number, "error %d", result);
+  if (driver->cuGetErrorName(result, &name) != CUDA_SUCCESS || name == NULL)
+    name = number;
+  if (driver->cuGetErrorString(result, &words) != CUDA_SUCCESS || words == NULL)
+    words = "the driver has no words for it";
+  snprintf(text, bytes, "%s failed: %s (%s)", call, name, words);
+}
+
+fmla_status fmlai_cuda_status(const fmlai_cuda_driver *driver, const char *call, CUresult result) {
+  if (result == CUDA_SUCCESS)
+    return FMLA_OK;
+  char text[384];
+  fmlai_cuda_describe(driver, call, result, text, sizeof text);
+  if (outlasts_the_call(result))
+    return FMLAI_FAIL(FMLA_ERROR_DEVICE_LOST, "%s; the device cannot be used any more by this process", text);
+  return FMLAI_FAIL(result == CUDA_ERROR_OUT_OF_MEMORY ? FMLA_ERROR_OUT_OF_MEMORY : FMLA_ERROR_DEVICE, "%s",
+                    text);
+}

@@ -1,0 +1,62 @@
+/*
+ * What the host hands to the kernels: plain structs, passed by value, the same in C and in CUDA C.
+ */
+#ifndef FMLAI_CUDA_ARGS_H
+#define FMLAI_CUDA_ARGS_H
+
+#include <stdint.h>
+
+/* A row tile whose keys were split: its partial results are slots first_slot, next_slot, next_slot + 1, ... */
+typedef struct fmlai_cuda_split_tile {
+  int32_t batch; /* -1: none */
+  int32_t tile;  /* of the sequence's: kv_head * tiles_per_kv_head + row tile */
+  int32_t first_slot;
+  int32_t next_slot;
+  int32_t num_splits;
+} fmlai_cuda_split_tile;
+
+/* A decode step. Strides in elements; all that the host checked or clamped is right, the values that pointers lead to
+   may be anything. */
+typedef struct fmlai_cuda_decode_args {
+  const void *q;
+  const void *q_rope; /* or NULL */
+  const void *kv_cache;
+  const int32_t *block_table;
+  const int32_t *cache_seqlens;
+  const int32_t *cu_seqlens_q; /* or NULL */
+  const float *sink;           /* or NULL */
+  void *out;
+  float *lse; /* or NULL */
+
+  /* Workspace */
+  float *partial_o;                   /* [slots, tile_rows, head_dim_v], normalised */
+  float *partial_lse;                 /* [slots, tile_rows] */
+  fmlai_cuda_split_tile *split_tiles; /* [num_split_tiles]: every entry is written by each step */
+
+  int64_t q_stride_batch, q_stride_token, q_stride_head;
+  int64_t q_rope_stride_batch, q_rope_stride_token, q_rope_stride_head;
+  int64_t kv_stride_page, kv_stride_token, kv_stride_head;
+  int64_t block_table_stride;
+  int64_t out_stride_batch, out_stride_token, out_stride_head;
+  int64_t lse_stride_batch, lse_stride_token, lse_stride_head;
+  int64_t total_q;
+
+  int32_t batch_size;
+  int32_t num_kv_heads;
+  int32_t group_heads; /* query heads of a KV head */
+  int32_t head_dim_k, head_dim_v, head_dim_rope;
+  int32_t max_seqlen_q;
+  int32_t max_seqlen_k; /* lengths are clamped to it */
+  int32_t page_size;
+  int32_t num_pages;
+  int32_t out_dtype; /* fmla_dtype */
+  uint32_t flags;    /* FMLA_CAUSAL, FMLA_BATCH_INVARIANT, FMLA_EMPTY_LSE_POS_INF */
+  float softmax_scale;
+
+  int32_t num_shares;      /* CTAs of the decode kernel */
+  int32_t num_split_tiles; /* entries of split_tiles */
+  int32_t tile_rows;       /* of the kernel's variant */
+  int32_t num_stages;      /* tiles of keys in shared memory */
+} fmlai_cuda_decode_args;
+
+#endif

@@ -1,0 +1,84 @@
+#include "cuda/workspace.h"
+
+#include "cuda/check_gpu.h"
+#include "cuda/check_report.h"
+#include "cuda/kernels/args.h"
+#include "plan.h"
+#include "status.h"
+
+enum { ALIGNMENT = 256 };
+
+typedef struct counts {
+  int64_t tiles; /* row tiles of the batch */
+  int64_t split_tiles, slots;
+} counts;
+
+/*
+ * Normal mode: a CTA begins one split tile at most, and goes on with one (kernels/schedule.cuh).
+ * Batch-invariant: by the plan's formula. There total_q bounds each sequence but not their sum: wrong
+ * cu_seqlens_q may add up to more.
+ */
+static counts count(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
+  const bool invariant = (p->flags & FMLA_BATCH_INVARIANT) != 0;
+  const int32_t longest_q = fmlai_cuda_longest_q(p);
+  const fmlai_plan_shape shape = {.batch_size = p->batch_size,
+                                  .max_seqlen_q = longest_q,
+                                  .total_q = invariant ? (int64_t)p->batch_size * longest_q : p->total_q,
+                                  .max_seqlen_k = p->max_seqlen_k,
+                                  .num_kv_heads = p->num_kv_heads,
+                                  .group_heads = p->num_q_heads / p->num_kv_heads,
+                                  .max_tile_rows = fmlai_cuda_variants[variant].rows,
+                                  .target_items = 1,
+                                  .batch_invariant = invariant};
+  const fmlai_plan_limits limits = fmlai_plan_limits_of(&shape);
+  if (invariant)
+    return (counts){.tiles = limits.num_tiles, .split_tiles = limits.num_tiles, .slots = limits.num_partials};
+  const int64_t shares = fmlai_cuda_max_shares(c, p, variant);
+  return (counts){.tiles = limits.num_tiles, .split_tiles = shares, .slots = 2 * shares};
+}
+
+static size_t append(size_t *end, size_t bytes) {
+  const size_t offset = *end;
+  *end += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  return offset;
+}
+
+/* Counts fit 31 bits, rows and head dims ten: no product overflows. */
+static size_t place(const counts *n, int32_t rows, int32_t head_dim_v, fmlai_cuda_layout *l) {
+  const size_t row_bytes = sizeof(float) * (size_t)rows;
+  size_t end = 0;
+  l->check_report = append(&end, sizeof(fmlai_cuda_check_report));
+  l->split_tiles = append(&end, (size_t)n->split_tiles * sizeof(fmlai_cuda_split_tile));
+  l->partial_lse = append(&end, (size_t)n->slots * row_bytes);
+  l->partial_o = append(&end, (size_t)n->slots * row_bytes * (size_t)head_dim_v);
+  return end + ALIGNMENT - 1; /* the first aligned byte may lie so far in */
+}
+
+fmla_status fmlai_cuda_lay_out(const fmlai_cuda_context *c, const fmla_decode_params *p,
+                               const fmlai_cuda_choice *choice, fmlai_cuda_layout *layout, size_t *bytes) {
+  const int32_t first = c->only >= 0 ? c->only : 0;
+  const int32_t last = c->only >= 0 ? c->only : fmlai_cuda_variant_of_rows(p);
+  *bytes = 0;
+  for (int32_t v = first; v <= last; v++) {
+    const counts n = count(c, p, v);
+    if (n.tiles > INT32_MAX || n.slots > INT32_MAX)
+      return FMLAI_FAIL(
+          FMLA_ERROR_UNSUPPORTED,
+          "a batch_size of %d with max_seqlen_q %d and %d heads is more than 2^31 - 1 row tiles or partial "
+          "results",
+          (int)p->batch_size, (int)p->max_seqlen_q, (int)p->num_q_heads);
+    fmlai_cuda_layout l;
+    const size_t needed = place(&n, fmlai_cuda_variants[v].rows, p->head_dim_v, &l);
+    *bytes = needed > *bytes ? needed : *bytes;
+    if (v == choice->variant) {
+      l.num_split_tiles = (p->flags & FMLA_BATCH_INVARIANT) != 0 ? (int32_t)n.split_tiles : choice->num_shares;
+      *layout = l;
+    }
+  }
+  return FMLA_OK;
+}
+
+char *fmlai_cuda_align(void *workspace) {
+  const uintptr_t misaligned = (uintptr_t)workspace % ALIGNMENT;
+  return (char *)workspace + (misaligned != 0 ? ALIGNMENT - misaligned : 0);
+}
