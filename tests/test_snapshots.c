@@ -117,11 +117,10 @@ static void errors(const snapshot *s, double *least, double *most) {
 /* Zeroes what the rotary position embedding gave to q. */
 static void forget_rope(fmla_decode_params *p, int64_t num_rows) {
   if (p->q_rope != NULL) {
-    memset((void *)(uintptr_t)p->q_rope, 0,
-           (size_t)(num_rows * p->num_q_heads * p->head_dim_rope) * sizeof(uint16_t));
+    memset((void *)p->q_rope, 0, (size_t)(num_rows * p->num_q_heads * p->head_dim_rope) * sizeof(uint16_t));
     return;
   }
-  uint16_t *q = (uint16_t *)(uintptr_t)p->q;
+  uint16_t *q = (uint16_t *)p->q;
   for (int64_t i = 0; i < num_rows * p->num_q_heads; i++)
     memset(q + i * p->head_dim_k + p->head_dim_v, 0, (size_t)(p->head_dim_k - p->head_dim_v) * sizeof *q);
 }

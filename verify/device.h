@@ -1,6 +1,6 @@
 /*
- * device.h: makes calls with tensors in host memory. The CPU uses them where they lie; a device with memory of its
- * own gets copies, and its outputs are copied back.
+ * device.h: makes calls with tensors in host memory. The CPU uses them where they lie; a device with memory of
+ * its own gets copies, and its outputs are copied back.
  *
  * SPDX-License-Identifier: MIT
  */

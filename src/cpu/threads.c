@@ -158,18 +158,20 @@ int32_t fmlai_pool_num_threads(const fmlai_pool *pool) {
   return pool->num_workers + 1;
 }
 
-/* What a container's quota (cgroup v2) leaves of `count`. */
+/* What a container's quota (cgroup v2: microseconds in each period, or "max") leaves of `count`. */
 static long within_quota(long count) {
-  long long quota, period;
+  char line[64] = "";
   FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
   if (file == NULL)
     return count;
-  if (fscanf(file, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0) {
-    const long long allowed = (quota + period - 1) / period;
-    count = allowed < count ? (long)allowed : count;
-  }
+  char *rest = fgets(line, sizeof line, file);
   fclose(file);
-  return count;
+  const long long quota = rest != NULL ? strtoll(line, &rest, 10) : 0;
+  const long long period = rest != NULL ? strtoll(rest, NULL, 10) : 0;
+  if (quota <= 0 || period <= 0)
+    return count;
+  const long long allowed = (quota - 1) / period + 1;
+  return allowed < count ? (long)allowed : count;
 }
 
 int32_t fmlai_available_threads(void) {

@@ -15,8 +15,8 @@ typedef struct fmlai_cuda_split_tile {
   int32_t num_splits;
 } fmlai_cuda_split_tile;
 
-/* A decode step. Strides in elements; all that the host checked or clamped is right, the values that pointers lead to
-   may be anything. */
+/* A decode step. Strides in elements; all that the host checked or clamped is right, the values that pointers
+   lead to may be anything. */
 typedef struct fmlai_cuda_decode_args {
   const void *q;
   const void *q_rope; /* or NULL */

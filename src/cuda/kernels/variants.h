@@ -1,42 +1,43 @@
 /*
- * The compiled variants of the portable decode kernel, and their shared memory: for the host, which chooses one and
- * sizes its launch, and for the device code, which lays the memory out. Plain C.
+ * The compiled variants of the portable decode kernel, and their shared memory: for the host, which chooses one
+ * and sizes its launch, and for the device code, which lays the memory out. Plain C.
  */
 #ifndef FMLAI_CUDA_VARIANTS_H
 #define FMLAI_CUDA_VARIANTS_H
 
 /*
  * X(rows, tile_keys, warps, max_head_dim_v): query rows of a tile, keys of a stage, warps of a CTA.
- * Each is compiled for BF16 and FP16 as fmlai_decode_portable_bf16_rows16 and so on. The first two fit the 99 KiB of
- * consumer cards at head_dim_k 576; the last needs an A100's or H100's shared memory.
+ * Each is compiled for BF16 and FP16 as fmlai_decode_portable_bf16_rows16 and so on. The first two fit the 99
+ * KiB of consumer cards at head_dim_k 576; the last needs an A100's or H100's shared memory.
  */
-#define FMLAI_CUDA_PORTABLE_VARIANTS(X)                                                                          \
-  X(16, 32, 4, 576)                                                                                              \
-  X(32, 16, 4, 576)                                                                                              \
+#define FMLAI_CUDA_PORTABLE_VARIANTS(X)                                                                        \
+  X(16, 32, 4, 576)                                                                                            \
+  X(32, 16, 4, 576)                                                                                            \
   X(64, 32, 8, 512)
 
 enum { FMLAI_CUDA_MAX_STAGES = 7, FMLAI_CUDA_MAX_HEAD_DIM_K = 576 };
 
-/* Elements from one row of q or keys to the next in shared memory: 16 bytes more than the row, so that eight rows of a
-   matrix lie in different banks. */
+/* Elements from one row of q or keys to the next in shared memory: 16 bytes more than the row, so that eight
+   rows of a matrix lie in different banks. */
 #define FMLAI_CUDA_PITCH(head_dim_k) ((head_dim_k) + 8)
 
 /* Warps that share 16 rows of scores, each with its part of head_dim_k. */
 #define FMLAI_CUDA_SPLIT_K(rows, warps) ((warps) / ((rows) / 16))
 
-/* Bytes of q, and of the scores: one FP32 [rows, tile_keys] from each warp that shares them. With 16 rows, q goes to
-   registers at once and its memory becomes that of the scores. */
+/* Bytes of q, and of the scores: one FP32 [rows, tile_keys] from each warp that shares them. With 16 rows, q
+   goes to registers at once and its memory becomes that of the scores. */
 #define FMLAI_CUDA_Q_BYTES(rows, head_dim_k) ((rows)*FMLAI_CUDA_PITCH(head_dim_k) * 2)
-#define FMLAI_CUDA_SCORE_BYTES(rows, tile_keys, warps) (FMLAI_CUDA_SPLIT_K(rows, warps) * (rows) * (tile_keys)*4)
+#define FMLAI_CUDA_SCORE_BYTES(rows, tile_keys, warps)                                                         \
+  (FMLAI_CUDA_SPLIT_K(rows, warps) * (rows) * (tile_keys)*4)
 
 /* Byte offsets in shared memory: q, scores, rows' factors and sums, the CTA's piece, stages. */
 #define FMLAI_CUDA_SCORES_OFFSET(rows, head_dim_k) ((rows) == 16 ? 0 : FMLAI_CUDA_Q_BYTES(rows, head_dim_k))
-#define FMLAI_CUDA_STATS_OFFSET(rows, tile_keys, warps, head_dim_k)                                              \
-  ((rows) == 16 ? (FMLAI_CUDA_Q_BYTES(rows, head_dim_k) > FMLAI_CUDA_SCORE_BYTES(rows, tile_keys, warps)        \
-                       ? FMLAI_CUDA_Q_BYTES(rows, head_dim_k)                                                    \
-                       : FMLAI_CUDA_SCORE_BYTES(rows, tile_keys, warps))                                         \
+#define FMLAI_CUDA_STATS_OFFSET(rows, tile_keys, warps, head_dim_k)                                            \
+  ((rows) == 16 ? (FMLAI_CUDA_Q_BYTES(rows, head_dim_k) > FMLAI_CUDA_SCORE_BYTES(rows, tile_keys, warps)       \
+                       ? FMLAI_CUDA_Q_BYTES(rows, head_dim_k)                                                  \
+                       : FMLAI_CUDA_SCORE_BYTES(rows, tile_keys, warps))                                       \
                 : FMLAI_CUDA_Q_BYTES(rows, head_dim_k) + FMLAI_CUDA_SCORE_BYTES(rows, tile_keys, warps))
-#define FMLAI_CUDA_STAGES_OFFSET(rows, tile_keys, warps, head_dim_k)                                             \
+#define FMLAI_CUDA_STAGES_OFFSET(rows, tile_keys, warps, head_dim_k)                                           \
   (FMLAI_CUDA_STATS_OFFSET(rows, tile_keys, warps, head_dim_k) + (rows)*4 + 128)
 #define FMLAI_CUDA_STAGE_BYTES(tile_keys, head_dim_k) ((tile_keys)*FMLAI_CUDA_PITCH(head_dim_k) * 2)
 
