@@ -27,52 +27,63 @@ static void copy_out(void *to, size_t to_bytes, void *from, size_t from_bytes) {
   memcpy(to, from, known);
 }
 
-int32_t fmla_device_count(void) {
-  int32_t count = 0;
+static int32_t devices_of(const fmlai_backend *backend) {
+  return backend->device_count();
+}
+static int32_t kernels_of(const fmlai_backend *backend) {
+  return backend->kernel_count();
+}
+
+static int32_t count_all(int32_t (*count)(const fmlai_backend *)) {
+  int32_t all = 0;
   for (int32_t b = 0; b < fmlai_num_backends; b++)
-    count += fmlai_backends[b]->device_count();
-  return count;
+    all += count(fmlai_backends[b]);
+  return all;
+}
+
+/* The backend that has number *index of what `count` counts, over all backends; *index becomes its own number.
+ */
+static fmla_status find_backend(int32_t *index, int32_t (*count)(const fmlai_backend *),
+                                const fmlai_backend **backend) {
+  const int32_t all = count_all(count);
+  if (*index < 0 || *index >= all)
+    return FMLAI_FAIL(FMLA_ERROR_INVALID_ARGUMENT, "index is %d, but must be 0 to %d", (int)*index,
+                      (int)all - 1);
+  int32_t b = 0;
+  for (; *index >= count(fmlai_backends[b]); b++)
+    *index -= count(fmlai_backends[b]);
+  *backend = fmlai_backends[b];
+  return FMLA_OK;
+}
+
+int32_t fmla_device_count(void) {
+  return count_all(devices_of);
 }
 
 fmla_status fmla_get_device_info(int32_t index, fmla_device_info *info) {
   FMLAI_TRY(fmlai_check_given("info", info));
   FMLAI_TRY(fmlai_check_struct_size("fmla_device_info", info->struct_size, sizeof *info));
-  for (int32_t b = 0, first = 0; b < fmlai_num_backends && index >= first; b++) {
-    const int32_t count = fmlai_backends[b]->device_count();
-    if (index - first < count) {
-      fmla_device_info found = {0};
-      fmlai_backends[b]->device_info(index - first, &found);
-      copy_out(info, info->struct_size, &found, sizeof found);
-      return FMLA_OK;
-    }
-    first += count;
-  }
-  return FMLAI_FAIL(FMLA_ERROR_INVALID_ARGUMENT, "index is %d, but must be 0 to %d", (int)index,
-                    (int)fmla_device_count() - 1);
+  const fmlai_backend *backend = NULL;
+  FMLAI_TRY(find_backend(&index, devices_of, &backend));
+  fmla_device_info found = {0};
+  backend->device_info(index, &found);
+  copy_out(info, info->struct_size, &found, sizeof found);
+  return FMLA_OK;
 }
 
 int32_t fmla_kernel_count(void) {
-  int32_t count = 0;
-  for (int32_t b = 0; b < fmlai_num_backends; b++)
-    count += fmlai_backends[b]->kernel_count();
-  return count;
+  return count_all(kernels_of);
 }
 
 fmla_status fmla_get_kernel_info(int32_t index, fmla_kernel_info *info) {
   FMLAI_TRY(fmlai_check_given("info", info));
   FMLAI_TRY(fmlai_check_struct_size("fmla_kernel_info", info->struct_size, sizeof *info));
-  for (int32_t b = 0, first = 0; b < fmlai_num_backends && index >= first; b++) {
-    const int32_t count = fmlai_backends[b]->kernel_count();
-    if (index - first < count) {
-      fmla_kernel_info found = {.backend = fmlai_backends[b]->name};
-      fmlai_backends[b]->kernel_info(index - first, &found);
-      copy_out(info, info->struct_size, &found, sizeof found);
-      return FMLA_OK;
-    }
-    first += count;
-  }
-  return FMLAI_FAIL(FMLA_ERROR_INVALID_ARGUMENT, "index is %d, but must be 0 to %d", (int)index,
-                    (int)fmla_kernel_count() - 1);
+  const fmlai_backend *backend = NULL;
+  FMLAI_TRY(find_backend(&index, kernels_of, &backend));
+  fmla_kernel_info found = {.backend = backend->name};
+  backend->kernel_info(index, &found);
+  copy_out(info, info->struct_size, &found, sizeof found);
+  return FMLA_OK;
 }
 
 /* ---- Contexts ---------------------------------------------------------------------------------------- */
