@@ -76,10 +76,20 @@ static json_t *describe_all(int32_t count, json_t *(*what)(int32_t index)) {
   return all;
 }
 
+/* Why there is no GPU; null if there is one. */
+static json_t *describe_absence_of_gpus(void) {
+  fmla_config config = FMLA_CONFIG_INIT;
+  config.device = "cuda:0";
+  fmla_context *context = NULL;
+  const fmla_status status = fmla_open(&config, &context);
+  fmla_close(context);
+  return status == FMLA_ERROR_NO_DEVICE ? json_string(fmla_last_error()) : json_null();
+}
+
 static json_t *describe_machine(void) {
-  return json_pack("{s:s, s:o, s:o}", "version", fmla_version_string(), "devices",
-                   describe_all(fmla_device_count(), describe_device), "kernels",
-                   describe_all(fmla_kernel_count(), describe_kernel));
+  return json_pack("{s:s, s:o, s:o, s:o}", "version", fmla_version_string(), "devices",
+                   describe_all(fmla_device_count(), describe_device), "no_gpu", describe_absence_of_gpus(),
+                   "kernels", describe_all(fmla_kernel_count(), describe_kernel));
 }
 
 /* ---- As text ------------------------------------------------------------------------------------ */
@@ -122,6 +132,8 @@ static void print_machine(const json_t *machine) {
   json_t *entry;
   printf("flashmla %s\n\ndevices\n", text(machine, "version"));
   json_array_foreach(json_object_get(machine, "devices"), i, entry) print_device(entry);
+  if (json_is_string(json_object_get(machine, "no_gpu")))
+    printf("  no GPU: %s\n", text(machine, "no_gpu"));
   printf("\nkernels, the preferred first\n");
   json_array_foreach(json_object_get(machine, "kernels"), i, entry) print_kernel(entry);
 }
