@@ -185,6 +185,12 @@ FMLA_API fmla_status fmla_get_context_info(const fmla_context *context, fmla_con
  * Bad lengths and page numbers: the CPU refuses the call and names them. A GPU clamps lengths to
  * [0, min(max_pages_per_seq * page_size, max_seqlen_k)] and takes pages outside [0, num_pages) for zeros;
  * with FMLA_CHECKED it reports them instead.
+ *
+ * GPUs take bases and strides of q, q_rope, kv_cache and out that are multiples of 16 bytes, and head dims that
+ * are multiples of 16, head_dim_k up to 576; else the call is FMLA_ERROR_UNSUPPORTED.
+ *
+ * With FMLA_BATCH_INVARIANT a sequence of L tokens is computed in min(8, ceil(L / 1024)) splits of equal
+ * length, rounded up to 64 tokens, whatever else is in the batch.
  */
 typedef struct fmla_decode_params {
   size_t struct_size;
