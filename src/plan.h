@@ -1,6 +1,7 @@
 /*
  * How a decode step is cut into work items. Integers only, and a function of extents and lengths alone: never
- * of threads or timing. It is the reference for schedules computed on a device.
+ * of threads or timing. The CPU works by it; devices that compute schedules of their own follow it in the
+ * batch-invariant mode, whose formula is the API's promise.
  *
  * A sequence has row tiles (tile_rows rows of one KV head: query tokens x heads of the group) and KV splits. An
  * item is (sequence, row tile, split); items are numbered in that order. A sequence of more than one split
