@@ -5,7 +5,7 @@ set -eu
 
 # job: tool or header that shows that a package is there = Debian package
 build="cc=gcc cmake=cmake ninja=ninja-build pkg-config=pkg-config pkg:jansson=libjansson-dev"
-tests="$build c++=g++ pkg:cmocka=libcmocka-dev"
+tests="$build c++=g++ qemu-x86_64=qemu-user pkg:cmocka=libcmocka-dev"
 lint="$tests clang=clang clang-format=clang-format clang-tidy=clang-tidy shellcheck=shellcheck mandoc=mandoc"
 
 case "${1-}" in

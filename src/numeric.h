@@ -85,7 +85,7 @@ static inline void fmlai_load_row(float *restrict to, const void *from, int32_t 
     memcpy(to, from, (size_t)count * sizeof *to);
 }
 
-/* Stores from[i] * scale. */
+/* Stores from[i] * scale, rounded to nearest even. */
 static inline void fmlai_store_row(void *to, int32_t dtype, const float *restrict from, float scale,
                                    int32_t count) {
   uint16_t *restrict half = to;

@@ -21,7 +21,7 @@ static const int32_t num_kernels = sizeof kernels / sizeof kernels[0];
 
 typedef struct cpu_context {
   fmla_context base;
-  fmlai_pool *pool;
+  fmlai_cpu_crew crew;
   const fmlai_cpu_kernel *only; /* the kernel that fmla_config names, or NULL */
   uint32_t features;
 } cpu_context;
@@ -85,8 +85,9 @@ static fmla_status cpu_open(const fmla_config *config, int32_t device, fmla_cont
   cpu_context *c = calloc(1, sizeof *c);
   if (c == NULL)
     return FMLAI_FAIL(FMLA_ERROR_OUT_OF_MEMORY, "no memory for a context of %zu bytes", sizeof *c);
-  const int32_t num_threads = config->num_threads > 0 ? config->num_threads : fmlai_available_threads();
-  const fmla_status status = fmlai_pool_create(num_threads, &c->pool);
+  c->crew.num_processors = fmlai_available_threads();
+  const int32_t num_threads = config->num_threads > 0 ? config->num_threads : c->crew.num_processors;
+  const fmla_status status = fmlai_pool_create(num_threads, &c->crew.pool);
   if (status != FMLA_OK) {
     free(c);
     return status;
@@ -94,7 +95,7 @@ static fmla_status cpu_open(const fmla_config *config, int32_t device, fmla_cont
   c->only = only;
   c->features = features;
   c->base.backend = &fmlai_cpu_backend;
-  c->base.info.num_threads = fmlai_pool_num_threads(c->pool);
+  c->base.info.num_threads = fmlai_pool_num_threads(c->crew.pool);
   snprintf(c->base.info.device, sizeof c->base.info.device, "cpu");
   *context = &c->base;
   return FMLA_OK;
@@ -102,7 +103,7 @@ static fmla_status cpu_open(const fmla_config *config, int32_t device, fmla_cont
 
 static void cpu_close(fmla_context *context) {
   cpu_context *c = (cpu_context *)context;
-  fmlai_pool_destroy(c->pool);
+  fmlai_pool_destroy(c->crew.pool);
   free(c);
 }
 
@@ -141,7 +142,7 @@ static fmla_status decode_workspace(const fmla_context *context, const fmla_deco
   const fmlai_cpu_kernel *kernel = NULL;
   const char *reason;
   FMLAI_TRY(choose_kernel(context, params, &kernel, &reason));
-  return fmlai_cpu_decode_workspace(kernel, params, context->info.num_threads, bytes);
+  return fmlai_cpu_decode_workspace(kernel, params, &((const cpu_context *)context)->crew, bytes);
 }
 
 static fmla_status check_no_stream(const void *stream) {
@@ -160,17 +161,17 @@ static fmla_status decode(fmla_context *context, const fmla_decode_params *param
   FMLAI_TRY(choose_kernel(context, params, &kernel, &choice.reason));
   choice.kernel = kernel->name;
   size_t needed;
-  FMLAI_TRY(fmlai_cpu_decode_workspace(kernel, params, context->info.num_threads, &needed));
+  FMLAI_TRY(fmlai_cpu_decode_workspace(kernel, params, &c->crew, &needed));
   FMLAI_TRY(fmlai_check_workspace(workspace, workspace_bytes, needed));
   FMLAI_TRY(fmlai_check_decode_values(params));
   fmlai_report_choice(context, params, &choice);
-  fmlai_cpu_decode(kernel, params, workspace, c->pool);
+  fmlai_cpu_decode(kernel, params, workspace, &c->crew);
   return FMLA_OK;
 }
 
 static fmla_status merge(fmla_context *context, const fmla_merge_params *params, void *stream) {
   FMLAI_TRY(check_no_stream(stream));
-  fmlai_cpu_merge(params, ((const cpu_context *)context)->pool);
+  fmlai_cpu_merge(params, ((const cpu_context *)context)->crew.pool);
   return FMLA_OK;
 }
 

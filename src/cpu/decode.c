@@ -1,16 +1,11 @@
 #include "cpu/decode.h"
 
 #include "cpu/rows.h"
+#include "cpu/shares.h"
 #include "numeric.h"
 #include "status.h"
 
 #include <math.h>
-
-/*
- * Enough items to keep many cores busy to the end, few enough that partial results stay small beside the cache
- * they come from. A constant, so that bits do not depend on the number of threads.
- */
-enum { TARGET_ITEMS = 128 };
 
 enum { ALIGNMENT = 64 };
 
@@ -18,10 +13,11 @@ enum { ALIGNMENT = 64 };
 typedef struct layout {
   fmlai_plan_shape shape;
   fmlai_plan_limits limits;
-  size_t partial_o;   /* float [num_partials, tile_rows, head_dim_v], normalised */
-  size_t partial_lse; /* float [num_partials, tile_rows] */
-  size_t threads;     /* for each thread: o, row_max, row_sum, the kernel's scratch */
-  size_t thread_row_max, thread_row_sum, thread_scratch; /* offsets in a thread's part */
+  int32_t max_target; /* of the plan's items, in the normal mode */
+  size_t partial_o;   /* float [partials, tile_rows, head_dim_v], normalised */
+  size_t partial_lse; /* float [partials, tile_rows] */
+  size_t threads;     /* for each thread: o, row_max, row_sum, row_weight, the kernel's scratch */
+  size_t thread_row_max, thread_row_sum, thread_row_weight, thread_scratch; /* offsets in a thread's part */
   size_t thread_bytes;
 } layout;
 
@@ -38,7 +34,7 @@ static size_t append(size_t *end, size_t count, size_t bytes) {
 
 /* Returns the bytes of the whole, SIZE_MAX if they cannot be counted. */
 static size_t lay_out(layout *l, const fmlai_cpu_kernel *kernel, const fmla_decode_params *p,
-                      int32_t num_threads) {
+                      const fmlai_cpu_crew *crew) {
   l->shape = (fmlai_plan_shape){.batch_size = p->batch_size,
                                 .max_seqlen_q = p->max_seqlen_q,
                                 .total_q = p->total_q,
@@ -46,32 +42,40 @@ static size_t lay_out(layout *l, const fmlai_cpu_kernel *kernel, const fmla_deco
                                 .num_kv_heads = p->num_kv_heads,
                                 .group_heads = p->num_q_heads / p->num_kv_heads,
                                 .max_tile_rows = kernel->max_tile_rows,
-                                .target_items = TARGET_ITEMS,
+                                .target_items = INT32_MAX,
                                 .batch_invariant = (p->flags & FMLA_BATCH_INVARIANT) != 0};
   l->limits = fmlai_plan_limits_of(&l->shape);
+  l->max_target = fmlai_cpu_max_target_items(crew->num_processors, l->limits.tile_rows);
   const size_t tile_rows = (size_t)l->limits.tile_rows;
-  const size_t tile_o = tile_rows * (size_t)p->head_dim_v;
+  const size_t most_rows = (size_t)fmlai_cpu_max_partial_rows(crew->num_processors, l->limits.tile_rows);
+  const size_t room = (tile_rows + FMLAI_TILE_ROW_STEP - 1) / FMLAI_TILE_ROW_STEP * FMLAI_TILE_ROW_STEP;
 
   size_t thread_end = 0;
-  append(&thread_end, tile_o, sizeof(float));
-  l->thread_row_max = append(&thread_end, tile_rows, sizeof(float));
-  l->thread_row_sum = append(&thread_end, tile_rows, sizeof(float));
+  append(&thread_end, room * (size_t)p->head_dim_v, sizeof(float));
+  l->thread_row_max = append(&thread_end, room, sizeof(float));
+  l->thread_row_sum = append(&thread_end, room, sizeof(float));
+  l->thread_row_weight = append(&thread_end, room, sizeof(float));
   l->thread_scratch = append(&thread_end, kernel->scratch_bytes(p, l->limits.tile_rows), 1);
   l->thread_bytes = thread_end;
 
   size_t end = 0;
   append(&end, l->limits.index_bytes, 1);
-  l->partial_o = append(&end, (size_t)l->limits.num_partials, tile_o * sizeof(float));
-  l->partial_lse = append(&end, (size_t)l->limits.num_partials, tile_rows * sizeof(float));
-  l->threads = append(&end, (size_t)num_threads, l->thread_bytes);
+  size_t rows;
+  if (__builtin_mul_overflow((size_t)l->limits.num_partials, tile_rows, &rows))
+    rows = SIZE_MAX;
+  if (!l->shape.batch_invariant && rows > most_rows)
+    rows = most_rows;
+  l->partial_o = append(&end, rows, (size_t)p->head_dim_v * sizeof(float));
+  l->partial_lse = append(&end, rows, sizeof(float));
+  l->threads = append(&end, (size_t)fmlai_pool_num_threads(crew->pool), l->thread_bytes);
   append(&end, 1, ALIGNMENT - 1); /* the first aligned byte may lie so far in */
   return end;
 }
 
 fmla_status fmlai_cpu_decode_workspace(const fmlai_cpu_kernel *kernel, const fmla_decode_params *p,
-                                       int32_t num_threads, size_t *bytes) {
+                                       const fmlai_cpu_crew *crew, size_t *bytes) {
   layout l;
-  const size_t needed = lay_out(&l, kernel, p, num_threads);
+  const size_t needed = lay_out(&l, kernel, p, crew);
   if (needed > PTRDIFF_MAX)
     return FMLAI_FAIL(
         FMLA_ERROR_UNSUPPORTED,
@@ -89,12 +93,14 @@ typedef struct step {
   char *memory; /* the workspace's first aligned byte */
 } step;
 
-static fmlai_row_target row_target(const fmla_decode_params *p, fmlai_row row) {
+static fmlai_row_target row_target(const step *s, fmlai_row row) {
+  const fmla_decode_params *p = s->params;
   const int64_t out =
       row.batch * p->out_stride_batch + row.token * p->out_stride_token + row.head * p->out_stride_head;
   const int64_t lse =
       row.batch * p->lse_stride_batch + row.token * p->lse_stride_token + row.head * p->lse_stride_head;
-  return (fmlai_row_target){.out = (char *)p->out + out * (int64_t)fmlai_dtype_bytes(p->out_dtype),
+  return (fmlai_row_target){.store_row = s->kernel->store_row,
+                            .out = (char *)p->out + out * (int64_t)fmlai_dtype_bytes(p->out_dtype),
                             .out_dtype = p->out_dtype,
                             .head_dim_v = p->head_dim_v,
                             .lse = p->lse != NULL ? p->lse + lse : NULL,
@@ -113,7 +119,8 @@ static float *partial_lse(const step *s, int64_t partial, int32_t row) {
 
 /* A partial result is a row of its own, in FP32 and without the sink. */
 static fmlai_row_target partial_target(const step *s, int64_t partial, int32_t row) {
-  return (fmlai_row_target){.out = partial_o(s, partial, row),
+  return (fmlai_row_target){.store_row = s->kernel->store_row,
+                            .out = partial_o(s, partial, row),
                             .out_dtype = FMLA_DTYPE_FP32,
                             .head_dim_v = s->params->head_dim_v,
                             .lse = partial_lse(s, partial, row),
@@ -128,12 +135,14 @@ static void decode_item(void *argument, int64_t index, int32_t thread) {
   float *o = (float *)(void *)memory;
   float *row_max = (float *)(void *)(memory + s->layout.thread_row_max);
   float *row_sum = (float *)(void *)(memory + s->layout.thread_row_sum);
-  s->kernel->decode_item(s->params, &item, o, row_max, row_sum, memory + s->layout.thread_scratch);
+  float *row_weight = (float *)(void *)(memory + s->layout.thread_row_weight);
+  s->kernel->decode_item(s->params, &item, o, row_max, row_sum, row_weight, memory + s->layout.thread_scratch);
   for (int32_t r = 0; r < item.tile.num_rows; r++) {
     const fmlai_row_target target = item.tile.num_splits > 1
                                         ? partial_target(s, item.tile.first_partial + item.split, r)
-                                        : row_target(s->params, fmlai_row_of(s->params, &item.tile, r));
-    fmlai_finish_row(&target, o + (size_t)r * (size_t)s->params->head_dim_v, row_max[r], row_sum[r]);
+                                        : row_target(s, fmlai_row_of(s->params, &item.tile, r));
+    fmlai_finish_row(&target, o + (size_t)r * (size_t)s->params->head_dim_v, row_max[r], row_sum[r],
+                     row_weight[r]);
   }
 }
 
@@ -146,7 +155,7 @@ static int64_t merges_per_tile(const step *s) {
 
 static void merge_row_splits(const step *s, const fmlai_plan_tile *tile, int32_t row) {
   const int32_t tile_rows = s->layout.limits.tile_rows;
-  const fmlai_row_target target = row_target(s->params, fmlai_row_of(s->params, tile, row));
+  const fmlai_row_target target = row_target(s, fmlai_row_of(s->params, tile, row));
   const fmlai_row_parts parts = {.num_parts = tile->num_splits,
                                  .out = partial_o(s, tile->first_partial, row),
                                  .dtype = FMLA_DTYPE_FP32,
@@ -168,26 +177,33 @@ static void merge_splits(void *argument, int64_t index, int32_t thread) {
 }
 
 /* Rows of q that belong to no sequence, from cu_seqlens_q[batch_size] on. */
-static void write_unowned_rows(const fmla_decode_params *p) {
+static void write_unowned_rows(const step *s) {
+  const fmla_decode_params *p = s->params;
   for (int64_t token = p->cu_seqlens_q[p->batch_size]; token < p->total_q; token++)
     for (int64_t head = 0; head < p->num_q_heads; head++) {
-      const fmlai_row_target target = row_target(p, (fmlai_row){.token = token, .head = head});
-      fmlai_finish_row(&target, NULL, 0, 0);
+      const fmlai_row_target target = row_target(s, (fmlai_row){.token = token, .head = head});
+      fmlai_finish_row(&target, NULL, 0, 0, 0);
     }
 }
 
 void fmlai_cpu_decode(const fmlai_cpu_kernel *kernel, const fmla_decode_params *p, void *workspace,
-                      fmlai_pool *pool) {
+                      const fmlai_cpu_crew *crew) {
   step s = {.params = p, .kernel = kernel};
-  lay_out(&s.layout, kernel, p, fmlai_pool_num_threads(pool));
+  layout *l = &s.layout;
+  lay_out(l, kernel, p, crew);
+  const fmlai_cpu_costs costs = fmlai_cpu_costs_of(kernel, p, l->limits.tile_rows);
   const size_t misaligned = (uintptr_t)workspace % ALIGNMENT;
   s.memory = (char *)workspace + (misaligned != 0 ? ALIGNMENT - misaligned : 0);
-  fmlai_plan_make(&s.plan, &s.layout.shape, p->cache_seqlens, p->cu_seqlens_q, s.memory);
-  fmlai_pool_run(pool, fmlai_plan_num_items(&s.plan), decode_item, &s);
+  if (!l->shape.batch_invariant)
+    l->shape.target_items =
+        fmlai_cpu_target_items(&l->shape, p, &costs, crew->num_processors, l->max_target, s.memory);
+  fmlai_plan_make(&s.plan, &l->shape, p->cache_seqlens, p->cu_seqlens_q, s.memory);
+  const int32_t threads = fmlai_cpu_useful_threads(&s.plan, &costs);
+  fmlai_pool_run(crew->pool, fmlai_plan_num_items(&s.plan), threads, decode_item, &s);
   if (fmlai_plan_num_partials(&s.plan) > 0)
-    fmlai_pool_run(pool, fmlai_plan_num_tiles(&s.plan) * merges_per_tile(&s), merge_splits, &s);
+    fmlai_pool_run(crew->pool, fmlai_plan_num_tiles(&s.plan) * merges_per_tile(&s), threads, merge_splits, &s);
   if (p->cu_seqlens_q != NULL)
-    write_unowned_rows(p);
+    write_unowned_rows(&s);
 }
 
 static void merge_row(void *argument, int64_t index, int32_t thread) {
@@ -202,7 +218,8 @@ static void merge_row(void *argument, int64_t index, int32_t thread) {
       batch * p->out_parts_stride_batch + token * p->out_parts_stride_token + head * p->out_parts_stride_head;
   const int64_t lse_part =
       batch * p->lse_parts_stride_batch + token * p->lse_parts_stride_token + head * p->lse_parts_stride_head;
-  const fmlai_row_target target = {.out = (char *)p->out + out * (int64_t)fmlai_dtype_bytes(p->out_dtype),
+  const fmlai_row_target target = {.store_row = fmlai_store_row,
+                                   .out = (char *)p->out + out * (int64_t)fmlai_dtype_bytes(p->out_dtype),
                                    .out_dtype = p->out_dtype,
                                    .head_dim_v = p->head_dim_v,
                                    .lse = p->lse != NULL ? p->lse + lse : NULL,
@@ -221,5 +238,6 @@ static void merge_row(void *argument, int64_t index, int32_t thread) {
 
 void fmlai_cpu_merge(const fmla_merge_params *p, fmlai_pool *pool) {
   fmla_merge_params params = *p;
-  fmlai_pool_run(pool, (int64_t)p->batch_size * p->seqlen_q * p->num_q_heads, merge_row, &params);
+  fmlai_pool_run(pool, (int64_t)p->batch_size * p->seqlen_q * p->num_q_heads, FMLA_MAX_THREADS, merge_row,
+                 &params);
 }

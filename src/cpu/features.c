@@ -1,10 +1,14 @@
 #include "features.h"
 
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum { EAX, EBX, ECX, EDX };
 
@@ -27,13 +31,35 @@ static uint32_t has(uint32_t leaf, uint32_t subleaf, int reg, int bit) {
   return regs[reg] >> bit & 1;
 }
 
+/* Tiles are large, so Linux saves them for processes that ask, and refuses those with small signal stacks. */
+static bool may_use_tiles(void) {
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+}
+
+/* The features whose names begin with one of the words. */
+static uint32_t features_named(const char *words) {
+  uint32_t named = 0;
+  while (*words != '\0') {
+    const size_t length = strcspn(words, ",");
+#define X(id, name, leaf, subleaf, reg, bit)                                                                   \
+  if (length > 0 && strncmp(name, words, length) == 0)                                                         \
+    named |= FMLAI_CPU_##id;
+    FMLAI_CPU_FEATURES(X)
+#undef X
+    words += length + (words[length] == ',');
+  }
+  return named;
+}
+
 uint32_t fmlai_cpu_features(void) {
   uint32_t features = 0;
 #define X(id, name, leaf, subleaf, reg, bit) features |= has(leaf, subleaf, reg, bit) << FMLAI_CPU_BIT_##id;
   FMLAI_CPU_FEATURES(X)
 #undef X
   const uint32_t amx = FMLAI_CPU_AMX_TILE | FMLAI_CPU_AMX_BF16 | FMLAI_CPU_AMX_FP16;
-  const uint32_t avx512 = FMLAI_CPU_AVX512F | FMLAI_CPU_AVX512BW | FMLAI_CPU_AVX512BF16 | FMLAI_CPU_AVX512FP16;
+  const uint32_t avx512 =
+      FMLAI_CPU_AVX512F | FMLAI_CPU_AVX512BW | FMLAI_CPU_AVX512VL | FMLAI_CPU_AVX512BF16 | FMLAI_CPU_AVX512FP16;
   const uint32_t avx = FMLAI_CPU_AVX | FMLAI_CPU_F16C | FMLAI_CPU_FMA | FMLAI_CPU_AVX2;
   const uint64_t state = enabled_state();
   if ((state & XCR0_AMX) != XCR0_AMX)
@@ -42,6 +68,11 @@ uint32_t fmlai_cpu_features(void) {
     features &= ~avx512;
   if ((state & XCR0_AVX) != XCR0_AVX)
     features &= ~avx;
+  const char *disabled = getenv("FMLA_CPU_DISABLE");
+  if (disabled != NULL)
+    features &= ~features_named(disabled);
+  if ((features & amx) != 0 && !may_use_tiles())
+    features &= ~amx;
   return features;
 }
 

@@ -14,6 +14,7 @@
   X(AVX2, "avx2", 7, 0, EBX, 5)                                                                                \
   X(AVX512F, "avx512f", 7, 0, EBX, 16)                                                                         \
   X(AVX512BW, "avx512bw", 7, 0, EBX, 30)                                                                       \
+  X(AVX512VL, "avx512vl", 7, 0, EBX, 31)                                                                       \
   X(AVX512BF16, "avx512bf16", 7, 1, EAX, 5)                                                                    \
   X(AVX512FP16, "avx512fp16", 7, 0, EDX, 23)                                                                   \
   X(AMX_TILE, "amx_tile", 7, 0, EDX, 24)                                                                       \
@@ -32,7 +33,18 @@ enum {
 #undef X
 };
 
-/* The features that the CPU has and the system lets programs use. 0 on other architectures than x86-64. */
+/* What objects may use that are compiled for AVX2, for AVX-512, for AMX: each implies the one before. */
+enum {
+  FMLAI_CPU_FOR_AVX2 = FMLAI_CPU_AVX | FMLAI_CPU_F16C | FMLAI_CPU_FMA | FMLAI_CPU_AVX2,
+  FMLAI_CPU_FOR_AVX512 = FMLAI_CPU_FOR_AVX2 | FMLAI_CPU_AVX512F | FMLAI_CPU_AVX512BW | FMLAI_CPU_AVX512VL,
+  FMLAI_CPU_FOR_AMX = FMLAI_CPU_FOR_AVX512 | FMLAI_CPU_AVX512BF16 | FMLAI_CPU_AMX_TILE | FMLAI_CPU_AMX_BF16
+};
+
+/*
+ * The features that the CPU has and the system lets this process use. AMX is asked for where it must be. The
+ * environment variable FMLA_CPU_DISABLE takes features away: words separated by commas, each for all features
+ * whose names begin with it. 0 on other architectures than x86-64.
+ */
 uint32_t fmlai_cpu_features(void);
 
 /* Their names, separated by spaces. */

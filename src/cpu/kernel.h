@@ -11,6 +11,8 @@
 
 #include <stdbool.h>
 
+enum { FMLAI_TILE_ROW_STEP = 16 };
+
 typedef struct fmlai_cpu_kernel {
   const char *name;
   const char *needs;         /* in words, for fmla_kernel_info */
@@ -18,6 +20,7 @@ typedef struct fmlai_cpu_kernel {
   uint32_t features;         /* FMLAI_CPU_... bits (features.h) that the CPU must have */
   int32_t probability_dtype; /* fmla_dtype of the probabilities in the product with V */
   int32_t max_tile_rows;     /* rows that one item may have */
+  double gflops;             /* that a core computes in a second, roughly */
 
   /* Whether it serves these checked parameters. */
   bool (*serves)(const fmla_decode_params *params);
@@ -27,19 +30,28 @@ typedef struct fmlai_cpu_kernel {
 
   /*
    * For each row r of the item's tile, over the keys kv_begin .. kv_end - 1 that the row may see:
-   *   row_max[r] = max(score), or -inf without keys
+   *   row_max[r] = about max(score): at most that, and less by 6 at most; -inf without keys
    *   row_sum[r] = sum(exp(score - row_max[r])), 0 without keys
    *   o[r][0 .. head_dim_v - 1] = sum(exp(score - row_max[r]) * V), 0 without keys
-   * where score = softmax_scale * (q . k). `o` is [num_rows, head_dim_v]; all are overwritten. `scratch` has
-   * scratch_bytes, aligned to 64 bytes. A row's bits depend on the row, its keys and the split alone, not on
-   * which other rows share its tile.
+   *   row_weight[r] = the sum of the probabilities as they multiplied V, by which to divide o
+   * where score = softmax_scale * (q . k). `o` is [num_rows, head_dim_v]; all are overwritten. The four have
+   * room for num_rows rounded up to FMLAI_TILE_ROW_STEP, with any content there. `scratch` has scratch_bytes,
+   * aligned to 64 bytes. A row's bits depend on the row, its keys, the split and the number of rows in its
+   * tile, not on what the other rows hold.
    */
   void (*decode_item)(const fmla_decode_params *params, const fmlai_plan_item *item, float *o, float *row_max,
-                      float *row_sum, void *scratch);
+                      float *row_sum, float *row_weight, void *scratch);
+
+  /* fmlai_store_row() for rows of head_dim_v values, bit for bit. */
+  void (*store_row)(void *to, int32_t dtype, const float *from, float scale, int32_t count);
 } fmlai_cpu_kernel;
 
 /* One line for each kernel, the best first. Kernel NAME is fmlai_cpu_kernel_NAME. */
+#if defined(__x86_64__)
+#define FMLAI_CPU_KERNELS(X) X(amx) X(avx512bf16) X(avx512) X(avx2) X(portable)
+#else
 #define FMLAI_CPU_KERNELS(X) X(portable)
+#endif
 
 #define X(name) extern const fmlai_cpu_kernel fmlai_cpu_kernel_##name;
 FMLAI_CPU_KERNELS(X)

@@ -118,7 +118,7 @@ static void update_row(const fmla_decode_params *p, float *o, float *row_max, fl
 }
 
 static void decode_item(const fmla_decode_params *p, const fmlai_plan_item *item, float *o, float *row_max,
-                        float *row_sum, void *scratch) {
+                        float *row_sum, float *row_weight, void *scratch) {
   const fmlai_plan_tile *tile = &item->tile;
   float *keys = scratch;
   float *q = keys + (size_t)TILE_KEYS * (size_t)p->head_dim_k;
@@ -139,6 +139,7 @@ static void decode_item(const fmla_decode_params *p, const fmlai_plan_item *item
                    q + (size_t)r * (size_t)p->head_dim_k, keys, visible < count ? (int32_t)visible : count);
     }
   }
+  memcpy(row_weight, row_sum, (size_t)tile->num_rows * sizeof *row_weight);
 }
 
 static bool serves(const fmla_decode_params *p) {
@@ -157,7 +158,9 @@ const fmlai_cpu_kernel fmlai_cpu_kernel_portable = {
     .features = 0,
     .probability_dtype = FMLA_DTYPE_FP32,
     .max_tile_rows = MAX_TILE_ROWS,
+    .gflops = 25,
     .serves = serves,
     .scratch_bytes = scratch_bytes,
     .decode_item = decode_item,
+    .store_row = fmlai_store_row,
 };

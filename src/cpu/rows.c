@@ -14,16 +14,22 @@ static float sink_scale(const float *sink, float lse) {
   return sink == NULL ? 1.0f : 1.0f / (1.0f + expf(*sink - lse));
 }
 
-void fmlai_finish_row(const fmlai_row_target *target, const float *o, float row_max, float row_sum) {
+void fmlai_finish_row(const fmlai_row_target *target, const float *o, float row_max, float row_sum,
+                      float row_weight) {
   const bool empty = row_sum == 0;
   const float lse = empty ? target->empty_lse : row_max + logf(row_sum);
   if (empty)
     memset(target->out, 0, (size_t)target->head_dim_v * fmlai_dtype_bytes(target->out_dtype));
   else
-    fmlai_store_row(target->out, target->out_dtype, o, sink_scale(target->sink, lse) / row_sum,
-                    target->head_dim_v);
+    target->store_row(target->out, target->out_dtype, o, sink_scale(target->sink, lse) / row_weight,
+                      target->head_dim_v);
   if (target->lse != NULL)
     *target->lse = lse;
+}
+
+static void add_scaled(float *restrict sum, const float *restrict part, float weight, int32_t count) {
+  for (int32_t j = 0; j < count; j++)
+    sum[j] += weight * part[j];
 }
 
 void fmlai_merge_row(const fmlai_row_target *target, const fmlai_row_parts *parts) {
@@ -41,11 +47,11 @@ void fmlai_merge_row(const fmlai_row_target *target, const fmlai_row_parts *part
     if (lse == target->empty_lse || lse == -INFINITY)
       continue;
     const float weight = expf(lse - largest);
-    fmlai_load_row(part, fmlai_at(parts->out, parts->dtype, i * parts->out_stride), parts->dtype,
-                   target->head_dim_v);
-    for (int32_t j = 0; j < target->head_dim_v; j++)
-      sum[j] += weight * part[j];
+    const void *from = fmlai_at(parts->out, parts->dtype, i * parts->out_stride);
+    if (parts->dtype != FMLA_DTYPE_FP32)
+      fmlai_load_row(part, from, parts->dtype, target->head_dim_v);
+    add_scaled(sum, parts->dtype == FMLA_DTYPE_FP32 ? from : part, weight, target->head_dim_v);
     weights += weight;
   }
-  fmlai_finish_row(target, sum, largest, weights);
+  fmlai_finish_row(target, sum, largest, weights, weights);
 }

@@ -6,6 +6,7 @@
 
 /* Where one row of out and lse goes, and how. */
 typedef struct fmlai_row_target {
+  void (*store_row)(void *to, int32_t dtype, const float *from, float scale, int32_t count);
   void *out;
   int32_t out_dtype;
   int32_t head_dim_v;
@@ -17,8 +18,10 @@ typedef struct fmlai_row_target {
 /* -inf, or +inf with FMLA_EMPTY_LSE_POS_INF. */
 float fmlai_empty_lse(uint32_t flags);
 
-/* out = o / row_sum and lse = row_max + log(row_sum), with the sink; a row_sum of 0 is a row without keys. */
-void fmlai_finish_row(const fmlai_row_target *target, const float *o, float row_max, float row_sum);
+/* out = o / row_weight and lse = row_max + log(row_sum), with the sink; a row_sum of 0 is a row without keys.
+ */
+void fmlai_finish_row(const fmlai_row_target *target, const float *o, float row_max, float row_sum,
+                      float row_weight);
 
 /* Parts of a row: out_part(i) at `out` + i * out_stride elements, lse_part(i) at lse[i * lse_stride]. */
 typedef struct fmlai_row_parts {

@@ -89,13 +89,15 @@ static void *work(void *argument) {
   return NULL;
 }
 
-void fmlai_pool_run(fmlai_pool *pool, int64_t count, fmlai_pool_function function, void *argument) {
+void fmlai_pool_run(fmlai_pool *pool, int64_t count, int32_t max_threads, fmlai_pool_function function,
+                    void *argument) {
   run r = {.function = function, .argument = argument, .count = count};
-  if (count <= 1 || pool->num_workers == 0) {
+  const int64_t most = count < max_threads ? count : max_threads;
+  const int64_t wanted = most - 1 < pool->num_workers ? most - 1 : pool->num_workers;
+  if (wanted <= 0) {
     draw_all(&r, 0);
     return;
   }
-  const int64_t wanted = count - 1 < pool->num_workers ? count - 1 : pool->num_workers;
   pthread_mutex_lock(&pool->mutex);
   list_run(pool, &r);
   for (int64_t i = 0; i < wanted; i++)

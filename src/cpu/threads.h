@@ -20,8 +20,10 @@ void fmlai_pool_destroy(fmlai_pool *pool);
 /* The threads that a run may use, the caller's included. */
 int32_t fmlai_pool_num_threads(const fmlai_pool *pool);
 
-/* Calls function(argument, index, thread) for every index in 0 .. count - 1 and returns when all are done. */
-void fmlai_pool_run(fmlai_pool *pool, int64_t count, fmlai_pool_function function, void *argument);
+/* Calls function(argument, index, thread) for every index in 0 .. count - 1 and returns when all are done.
+   Wakes threads for up to max_threads in all; others that are awake may join. */
+void fmlai_pool_run(fmlai_pool *pool, int64_t count, int32_t max_threads, fmlai_pool_function function,
+                    void *argument);
 
 /* The hardware threads that this process may use. */
 int32_t fmlai_available_threads(void);

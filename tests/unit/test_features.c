@@ -26,6 +26,7 @@ static const struct {
     {FMLAI_CPU_AVX2, "avx2", "avx2"},
     {FMLAI_CPU_AVX512F, "avx512f", "avx512f"},
     {FMLAI_CPU_AVX512BW, "avx512bw", "avx512bw"},
+    {FMLAI_CPU_AVX512VL, "avx512vl", "avx512vl"},
     {FMLAI_CPU_AVX512BF16, "avx512bf16", "avx512_bf16"},
     {FMLAI_CPU_AVX512FP16, "avx512fp16", "avx512_fp16"},
     {FMLAI_CPU_AMX_TILE, "amx_tile", "amx_tile"},
@@ -63,9 +64,36 @@ static void test_features_of_this_cpu(void **state) {
   for (int i = 0; i < NUM_FEATURES; i++) {
     if (has_word(line, features[i].linux_name) && (found & features[i].bit) == 0)
       fail_msg("%s is not found", features[i].name);
-    if ((features[i].bit <= FMLAI_CPU_AVX512BW) && !has_word(line, features[i].linux_name))
+    if ((features[i].bit <= FMLAI_CPU_AVX512VL) && !has_word(line, features[i].linux_name))
       assert_int_equal(found & features[i].bit, 0);
   }
+}
+
+/* FMLA_CPU_DISABLE takes away what its words begin the names of, and nothing else. */
+static void test_disabled_features(void **state) {
+  (void)state;
+  static const struct {
+    const char *words;
+    uint32_t taken;
+  } cases[] = {
+      {"", 0},
+      {",,", 0},
+      {"nothing,vx,AVX", 0},
+      {"amx", FMLAI_CPU_AMX_TILE | FMLAI_CPU_AMX_BF16 | FMLAI_CPU_AMX_FP16},
+      {"amx_fp16", FMLAI_CPU_AMX_FP16},
+      {"avx512bf16", FMLAI_CPU_AVX512BF16},
+      {"avx512bf16,fma", FMLAI_CPU_AVX512BF16 | FMLAI_CPU_FMA},
+      {",f16c,,avx512vl,", FMLAI_CPU_F16C | FMLAI_CPU_AVX512VL},
+      {"avx512", FMLAI_CPU_AVX512F | FMLAI_CPU_AVX512BW | FMLAI_CPU_AVX512VL | FMLAI_CPU_AVX512BF16 |
+                     FMLAI_CPU_AVX512FP16},
+  };
+  unsetenv("FMLA_CPU_DISABLE");
+  const uint32_t all = fmlai_cpu_features();
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    assert_int_equal(setenv("FMLA_CPU_DISABLE", cases[i].words, 1), 0);
+    assert_int_equal(fmlai_cpu_features(), all & ~cases[i].taken);
+  }
+  unsetenv("FMLA_CPU_DISABLE");
 }
 
 static void test_names(void **state) {
@@ -105,6 +133,7 @@ static void test_description(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_features_of_this_cpu),
+      cmocka_unit_test(test_disabled_features),
       cmocka_unit_test(test_names),
       cmocka_unit_test(test_description),
   };

@@ -45,7 +45,7 @@ static bool run_and_check(fmlai_pool *pool, tally *t, int64_t count) {
   for (int i = 0; i < MAX_COUNT; i++)
     atomic_store(&t->met[i], 0);
   t->num_threads = fmlai_pool_num_threads(pool);
-  fmlai_pool_run(pool, count, count_index, t);
+  fmlai_pool_run(pool, count, FMLA_MAX_THREADS, count_index, t);
   for (int i = 0; i < MAX_COUNT; i++)
     if (atomic_load(&t->met[i]) != (i < count))
       return false;
@@ -92,7 +92,7 @@ static void test_all_threads_take_part(void **state) {
   fmlai_pool *pool = new_pool(MAX_POOL);
   for (int32_t expected = 1; expected <= MAX_POOL; expected++) {
     meeting m = {.expected = expected};
-    fmlai_pool_run(pool, expected, meet, &m);
+    fmlai_pool_run(pool, expected, FMLA_MAX_THREADS, meet, &m);
     assert_int_equal(atomic_load(&m.present), expected);
   }
   fmlai_pool_destroy(pool);
@@ -148,7 +148,7 @@ static void run_inner(void *argument, int64_t index, int32_t thread) {
   (void)index;
   (void)thread;
   nesting *n = argument;
-  fmlai_pool_run(n->inner, 10, count_inner, &n->inner_indices);
+  fmlai_pool_run(n->inner, 10, FMLA_MAX_THREADS, count_inner, &n->inner_indices);
 }
 
 static void test_nested_pools(void **state) {
@@ -156,7 +156,7 @@ static void test_nested_pools(void **state) {
   fmlai_pool *outer = new_pool(3);
   nesting n = {.inner = new_pool(2)};
   for (int i = 0; i < 100; i++)
-    fmlai_pool_run(outer, 5, run_inner, &n);
+    fmlai_pool_run(outer, 5, FMLA_MAX_THREADS, run_inner, &n);
   assert_int_equal(atomic_load(&n.inner_indices), 100 * 5 * 10);
   fmlai_pool_destroy(n.inner);
   fmlai_pool_destroy(outer);
@@ -209,7 +209,7 @@ static void test_workers_block_signals(void **state) {
   enum { THREADS = 4, OPEN = sizeof program_signals / sizeof *program_signals };
   fmlai_pool *pool = new_pool(THREADS);
   masks m = {.meeting = {.expected = THREADS}};
-  fmlai_pool_run(pool, THREADS, ask_mask, &m);
+  fmlai_pool_run(pool, THREADS, FMLA_MAX_THREADS, ask_mask, &m);
   for (int i = 0; i < THREADS; i++) {
     assert_int_equal(atomic_load(&m.asked_on[i]), 1);
     assert_int_equal(atomic_load(&m.open_signals[i]), i == 0 ? (int)OPEN : 0); /* the caller's stay open */

@@ -34,8 +34,10 @@ static fmla_decode_params random_params(uint64_t *state) {
   p.batch_size = random_between(state, 0, 1) ? random_between(state, 0, 3) : random_between(state, 0, 300);
   p.num_kv_heads = random_between(state, 1, 3);
   p.num_q_heads = p.num_kv_heads * random_between(state, 1, 140);
-  p.head_dim_k = random_between(state, 2, 600);
-  p.head_dim_v = random_between(state, 1, p.head_dim_k);
+  if (random_between(state, 0, 1)) { /* else those of DeepSeek-V3, which every kernel takes */
+    p.head_dim_k = random_between(state, 2, 600);
+    p.head_dim_v = random_between(state, 1, p.head_dim_k);
+  }
   p.head_dim_rope = 1;
   p.max_seqlen_q = random_between(state, 0, 1) ? 1 : random_between(state, 0, 200);
   p.page_size = random_between(state, 1, 70);
@@ -50,8 +52,9 @@ static fmla_decode_params random_params(uint64_t *state) {
   return p;
 }
 
-/* All extents but num_kv_heads: more KV heads for the same query heads make smaller groups. */
-enum { NUM_EXTENTS = 10 };
+/* All extents but num_kv_heads, of which more for the same query heads make smaller groups, and head dims, for
+   which another kernel may be chosen. */
+enum { NUM_EXTENTS = 8 };
 
 static fmla_decode_params grown(fmla_decode_params p, int extent, int32_t by) {
   switch (extent) {
@@ -62,24 +65,18 @@ static fmla_decode_params grown(fmla_decode_params p, int extent, int32_t by) {
     p.num_q_heads += by % 10 * p.num_kv_heads;
     break;
   case 2:
-    p.head_dim_k += by;
-    break;
-  case 3:
-    p.head_dim_v += by % (p.head_dim_k - p.head_dim_v + 1);
-    break;
-  case 4:
     p.max_seqlen_q += by;
     break;
-  case 5:
+  case 3:
     p.page_size += by;
     break;
-  case 6:
+  case 4:
     p.max_pages_per_seq += by;
     break;
-  case 7:
+  case 5:
     p.num_pages += by;
     break;
-  case 8:
+  case 6:
     p.max_seqlen_k += p.max_seqlen_k > 0 ? by : 0; /* 0 is no bound */
     break;
   default:
