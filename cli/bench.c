@@ -1,6 +1,5 @@
 /* flashmla bench: times decode steps of many shapes, each beside the floor that the machine itself sets. */
-#include "bench_row.h"
-#include "ceilings.h"
+#include "bench_device.h"
 #include "common.h"
 #include "file.h"
 #include "options.h"
@@ -18,12 +17,13 @@ static const char help[] =
     "Times decode steps on random values and caches that no cache of the machine holds.\n"
     "Lists are separated by commas; there is one row for each combination. The floor\n"
     "of a row is the time that reading its bytes or computing its operations takes at\n"
-    "least, by the ceilings measured in the same run.\n"
+    "least, by the ceilings measured in the same run. On a GPU steps are replayed as a\n"
+    "graph, and the device's clock counts.\n"
     "\n"
-    "  --batch LIST     sequences [4]\n"
-    "  --heads LIST     query heads [1,16,128]\n"
+    "  --batch LIST     sequences [4; GPUs 1,128]\n"
+    "  --heads LIST     query heads [1,16,128; GPUs 16,64,128]\n"
     "  --sq LIST        query tokens of each sequence [1]\n"
-    "  --seqlen LIST    tokens of each sequence in the cache [1024,8192]\n"
+    "  --seqlen LIST    tokens of each sequence in the cache [1024,8192; GPUs 4096,16384]\n"
     "  --page-size LIST tokens in a page [64]\n"
     "  --dtype LIST     types of q, cache and out: bf16, fp16 [bf16]\n"
     "  --varlen         lengths at random, from a half to one and a half of --seqlen [no]\n"
@@ -95,13 +95,7 @@ static int parse_list(const struct dimension *dimension, const char *text, value
 }
 
 static int parse_options(int argc, char **argv, bench_options *o) {
-  *o = (bench_options){.config = FMLA_CONFIG_INIT,
-                       .lists = {[BATCH] = {{4}, 1},
-                                 [HEADS] = {{1, 16, 128}, 3},
-                                 [SQ] = {{1}, 1},
-                                 [SEQLEN] = {{1024, 8192}, 2},
-                                 [PAGE_SIZE] = {{64}, 1},
-                                 [DTYPE] = {{FMLA_DTYPE_BF16}, 1}}};
+  *o = (bench_options){.config = FMLA_CONFIG_INIT};
   int code = EXIT_OK;
   for (int option; code == EXIT_OK && (option = next_option(argc, argv, "", options)) != -1;)
     switch (option) {
@@ -123,6 +117,20 @@ static int parse_options(int argc, char **argv, bench_options *o) {
                  : take_config_option(option, &o->config);
     }
   return code == EXIT_OK ? refuse_operands(argc, argv) : code;
+}
+
+/* For the lists that were not given: steps that a CPU, or a GPU, times within half a minute. */
+static void set_default_lists(bool is_gpu, bench_options *o) {
+  static const value_list common[NUM_DIMENSIONS] = {
+      [SQ] = {{1}, 1}, [PAGE_SIZE] = {{64}, 1}, [DTYPE] = {{FMLA_DTYPE_BF16}, 1}};
+  static const value_list cpu[NUM_DIMENSIONS] = {
+      [BATCH] = {{4}, 1}, [HEADS] = {{1, 16, 128}, 3}, [SEQLEN] = {{1024, 8192}, 2}};
+  static const value_list gpu[NUM_DIMENSIONS] = {
+      [BATCH] = {{1, 128}, 2}, [HEADS] = {{16, 64, 128}, 3}, [SEQLEN] = {{4096, 16384}, 2}};
+  const value_list *by_device = is_gpu ? gpu : cpu;
+  for (int d = 0; d < NUM_DIMENSIONS; d++)
+    if (o->lists[d].count == 0)
+      o->lists[d] = common[d].count > 0 ? common[d] : by_device[d];
 }
 
 /* ---- Rows --------------------------------------------------------------------------------------- */
@@ -153,36 +161,23 @@ static bench_shape shape_of_row(const bench_options *o, int64_t index) {
                        .causal = o->causal};
 }
 
-/* A row beside what the machine could do. */
-typedef struct verdict {
-  double floor; /* seconds */
-  bool memory_bound;
-} verdict;
-
-static verdict judge(const step_cost *cost, const ceilings *c) {
-  const double reading = cost->bytes / c->read_bytes, computing = cost->operations / c->operations;
-  return (verdict){.floor = reading > computing ? reading : computing, .memory_bound = reading > computing};
+static const char *bound_name(const bench_floor *floor) {
+  return floor->memory_bound ? "memory" : "compute";
 }
 
-static const char *bound_name(const verdict *v) {
-  return v->memory_bound ? "memory" : "compute";
-}
-
-static void print_head(const fmla_context_info *context, const ceilings *c) {
-  printf("flashmla %s, device %s, threads %d\n", fmla_version_string(), context->device, context->num_threads);
-  printf("ceilings: memory read %.1f GB/s, FP32 multiply-add %.4f TFLOPS (last-level cache %.0f MiB)\n\n",
-         1e-9 * c->read_bytes, 1e-12 * c->operations, (double)c->cache_bytes / (1 << 20));
+static void print_head(const bench_device *device) {
+  bench_device_print(device);
   printf("%5s %5s %4s %7s %5s %5s %11s %7s %8s %8s %6s  %-8s%s\n", "batch", "heads", "sq", "seqlen", "page",
          "dtype", "us", "+-", "TFLOPS", "GB/s", "floor", "bound", "kernel");
   fflush(stdout);
 }
 
-static void print_row(const bench_shape *s, const bench_row *row, const verdict *v) {
+static void print_row(const bench_shape *s, const bench_row *row, const bench_floor *floor) {
   const double time = row->time.median;
   printf("%5d %5d %4d %7d %5d %5s %11.1f %6.1f%% %8.4f %8.2f %5.1f%%  %-8s%s\n", s->batch, s->heads,
          s->seqlen_q, s->seqlen, s->page_size, dtype_name(s->dtype), 1e6 * time, 100 * row->time.spread / time,
-         1e-12 * row->cost.operations / time, 1e-9 * row->cost.bytes / time, 100 * v->floor / time,
-         bound_name(v), row->kernel);
+         1e-12 * row->cost.operations / time, 1e-9 * row->cost.bytes / time, 100 * floor->seconds / time,
+         bound_name(floor), row->kernel);
   fflush(stdout);
 }
 
@@ -196,7 +191,7 @@ static void show_progress(int64_t row, int64_t num_rows) {
 
 /* ---- JSON --------------------------------------------------------------------------------------- */
 
-static json_t *describe_row(const bench_shape *s, const bench_row *row, const verdict *v) {
+static json_t *describe_row(const bench_shape *s, const bench_row *row, const bench_floor *floor) {
   const double time = row->time.median;
   return json_pack("{s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:b, s:s, s:f, s:f, s:f, s:i, s:f, s:f, s:f, s:s}",
                    "batch", s->batch, "heads", s->heads, "sq", s->seqlen_q, "seqlen", s->seqlen, "page_size",
@@ -204,17 +199,23 @@ static json_t *describe_row(const bench_shape *s, const bench_row *row, const ve
                    "kernel", row->kernel, "us", 1e6 * time, "us_spread", 1e6 * row->time.spread, "us_fastest",
                    1e6 * row->time.fastest, "runs", row->time.runs, "tflops",
                    1e-12 * row->cost.operations / time, "gb_per_s", 1e-9 * row->cost.bytes / time,
-                   "share_of_floor", v->floor / time, "bound", bound_name(v));
+                   "share_of_floor", floor->seconds / time, "bound", bound_name(floor));
 }
 
-static json_t *describe_run(int argc, char **argv, const fmla_context_info *context, const ceilings *c) {
+/* NULL when memory ran out. */
+static json_t *describe_run(int argc, char **argv, const bench_device *device) {
   json_t *command = json_array();
   for (int i = 0; i < argc; i++)
     json_array_append_new(command, json_string(argv[i]));
-  return json_pack("{s:s, s:o, s:s, s:i, s:{s:f, s:f, s:I}, s:[]}", "version", fmla_version_string(), "command",
-                   command, "device", context->device, "threads", context->num_threads, "ceilings",
-                   "read_gb_per_s", 1e-9 * c->read_bytes, "multiply_add_tflops", 1e-12 * c->operations,
-                   "cache_bytes", (json_int_t)c->cache_bytes, "rows");
+  json_t *run = json_pack("{s:s, s:o}", "version", fmla_version_string(), "command", command);
+  json_t *described = bench_device_describe(device);
+  const bool complete = run != NULL && described != NULL && json_object_update(run, described) == 0 &&
+                        json_object_set_new(run, "rows", json_array()) == 0;
+  json_decref(described);
+  if (complete)
+    return run;
+  json_decref(run);
+  return NULL;
 }
 
 static int save(const char *path, const json_t *results) {
@@ -229,22 +230,37 @@ static int save(const char *path, const json_t *results) {
 
 /* ---- The verb ----------------------------------------------------------------------------------- */
 
-static int measure_rows(fmla_context *context, const bench_options *o, const ceilings *c, json_t *rows) {
+static int measure_rows(bench_device *device, const bench_options *o, json_t *rows) {
   const int64_t num_rows = count_rows(o);
   int code = EXIT_OK;
   for (int64_t i = 0; i < num_rows && code == EXIT_OK; i++) {
     const bench_shape shape = shape_of_row(o, i);
     bench_row row;
     show_progress(i, num_rows);
-    code = measure_row(context, &shape, c->cache_bytes, &row);
+    code = bench_device_measure_row(device, &shape, &row);
     show_progress(num_rows, num_rows);
     if (code != EXIT_OK)
       break;
-    const verdict v = judge(&row.cost, c);
-    print_row(&shape, &row, &v);
-    if (json_array_append_new(rows, describe_row(&shape, &row, &v)) != 0)
+    const bench_floor floor = bench_device_floor(device, shape.dtype, &row.cost);
+    print_row(&shape, &row, &floor);
+    if (json_array_append_new(rows, describe_row(&shape, &row, &floor)) != 0)
       code = fail_memory();
   }
+  return code;
+}
+
+static int measure(int argc, char **argv, bench_device *device, const bench_options *o) {
+  int code = bench_device_measure_ceilings(device);
+  if (code != EXIT_OK)
+    return code;
+  json_t *results = describe_run(argc, argv, device);
+  if (results == NULL)
+    return fail_memory();
+  print_head(device);
+  code = measure_rows(device, o, json_object_get(results, "rows"));
+  if (code == EXIT_OK && o->json != NULL)
+    code = save(o->json, results);
+  json_decref(results);
   return code;
 }
 
@@ -253,20 +269,11 @@ int cmd_bench(int argc, char **argv) {
   int code = parse_options(argc, argv, &o);
   if (code != EXIT_OK || o.help)
     return code != EXIT_OK ? code : print_help(help);
-  fmla_context *context = NULL;
-  if ((code = open_context(&o.config, &context)) != EXIT_OK)
-    return code;
-  fmla_context_info info = {.struct_size = sizeof info};
-  ceilings c;
-  if ((code = fail_status(fmla_get_context_info(context, &info))) == EXIT_OK &&
-      (code = measure_ceilings(&info, &c)) == EXIT_OK) {
-    print_head(&info, &c);
-    json_t *results = describe_run(argc, argv, &info, &c);
-    code = measure_rows(context, &o, &c, json_object_get(results, "rows"));
-    if (code == EXIT_OK && o.json != NULL)
-      code = save(o.json, results);
-    json_decref(results);
+  bench_device device;
+  if ((code = bench_device_open(&o.config, &device)) == EXIT_OK) {
+    set_default_lists(device.is_gpu, &o);
+    code = measure(argc, argv, &device, &o);
   }
-  fmla_close(context);
+  bench_device_close(&device);
   return code;
 }

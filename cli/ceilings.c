@@ -2,9 +2,11 @@
 
 #include "cache_size.h"
 #include "common.h"
+#include "register_rate.h"
 #include "timing.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,16 +14,28 @@
 enum { ROUNDS = 3 };
 static const double round_seconds = 0.15;
 
-/* Vectors of the width that every x86-64 and Arm CPU has. */
-typedef float float_vector __attribute__((vector_size(16)));
+/* The instruction sets that kernels are made of, the fastest first, and the features that tell of them. */
+static const struct instruction_set {
+  const char *name, *feature;
+  register_work *work;
+} instruction_sets[] = {
+#if defined(__x86_64__)
+    {"AMX-BF16", "amx_bf16", register_work_amx},       {"AVX-512-BF16", "avx512bf16", register_work_avx512bf16},
+    {"AVX-512 FP32", "avx512f", register_work_avx512}, {"AVX2 FP32", "fma", register_work_avx2},
+#endif
+    {"baseline FP32", "", register_work_baseline},
+};
+
+/* A vector of the width that every x86-64 and Arm CPU has. */
 typedef uint64_t word_vector __attribute__((vector_size(16)));
 
 typedef struct worker {
   pthread_t thread;
   word_vector *words; /* what it reads */
   size_t num_words;
-  double rate;          /* bytes or operations per second */
-  volatile double kept; /* what was computed, so that it is */
+  const struct instruction_set *set; /* what it multiplies with */
+  double rate;                       /* bytes or operations per second */
+  volatile double kept;              /* what was computed, so that it is */
 } worker;
 
 /* ---- One thread --------------------------------------------------------------------------------- */
@@ -52,43 +66,14 @@ static void *read_memory(void *argument) {
   return NULL;
 }
 
-/* Enough sums in flight to hide the latency of a multiply and an add. */
-enum { SUMS = 12, LANES = sizeof(float_vector) / sizeof(float), CHAIN = 20000 };
-
-static float multiply_add(float start) {
-  const float_vector a = {0.999f, 0.999f, 0.999f, 0.999f}, b = {start, start, start, start};
-  /* Sums that start alike would be computed once. */
-  float_vector s0 = b, s1 = s0 + b, s2 = s1 + b, s3 = s2 + b, s4 = s3 + b, s5 = s4 + b;
-  float_vector s6 = s5 + b, s7 = s6 + b, s8 = s7 + b, s9 = s8 + b, s10 = s9 + b, s11 = s10 + b;
-  for (int i = 0; i < CHAIN; i++) {
-    s0 = s0 * a + b;
-    s1 = s1 * a + b;
-    s2 = s2 * a + b;
-    s3 = s3 * a + b;
-    s4 = s4 * a + b;
-    s5 = s5 * a + b;
-    s6 = s6 * a + b;
-    s7 = s7 * a + b;
-    s8 = s8 * a + b;
-    s9 = s9 * a + b;
-    s10 = s10 * a + b;
-    s11 = s11 * a + b;
-  }
-  const float_vector sum = s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7 + s8 + s9 + s10 + s11;
-  return sum[0] + sum[1] + sum[2] + sum[3];
-}
-
 static void *multiply(void *argument) {
   worker *w = argument;
   const double start = now();
   double elapsed, operations = 0;
-  float sum = 1;
   do {
-    sum = multiply_add(1 + 1e-9f * sum); /* each call needs the one before it, so none can be left out */
-    operations += 2.0 * SUMS * LANES * CHAIN;
+    operations += w->set->work(1 + 1e-9f * (float)w->kept, &w->kept); /* each needs the one before it */
     elapsed = now() - start;
   } while (elapsed < round_seconds);
-  w->kept = (double)sum;
   w->rate = operations / elapsed;
   return NULL;
 }
@@ -126,6 +111,27 @@ static int best_rate(worker *workers, int num_workers, void *(*run)(void *), dou
   return code;
 }
 
+/* Whether a list of words separated by spaces has a word; every list has the empty one. */
+static bool has_word(const char *list, const char *word) {
+  const size_t length = strlen(word);
+  for (const char *at = list; length > 0 && (at = strstr(at, word)) != NULL; at += length)
+    if ((at == list || at[-1] == ' ') && (at[length] == ' ' || at[length] == '\0'))
+      return true;
+  return length == 0;
+}
+
+/* The fastest instruction set that the library may use on this CPU. */
+static int find_instruction_set(const struct instruction_set **found) {
+  fmla_device_info device = {.struct_size = sizeof device};
+  int code = EXIT_OK;
+  for (int32_t i = 0; code == EXIT_OK && i < fmla_device_count() && strcmp(device.name, "cpu") != 0; i++)
+    code = fail_status(fmla_get_device_info(i, &device));
+  *found = instruction_sets;
+  while (!has_word(device.features, (*found)->feature))
+    ++*found;
+  return code;
+}
+
 static int measure(worker *workers, int num_workers, ceilings *result) {
   int code = run_all(workers, num_workers, touch);
   if (code == EXIT_OK)
@@ -134,20 +140,21 @@ static int measure(worker *workers, int num_workers, ceilings *result) {
 }
 
 int measure_ceilings(const fmla_context_info *context, ceilings *result) {
-  if (strcmp(context->device, "cpu") != 0)
-    return fail(EXIT_ENVIRONMENT, "bench has no ceilings to stand beside: not measured on this device yet (%s)",
-                context->device);
   const size_t num_workers = (size_t)context->num_threads;
+  const struct instruction_set *set;
+  int code = find_instruction_set(&set);
+  if (code != EXIT_OK)
+    return code;
+  result->instruction_set = set->name;
   result->cache_bytes = last_level_cache_bytes();
   /* Each worker reads its own part; all together are out of reach of the caches. */
   const size_t part =
       CACHES_OUTGROWN * result->cache_bytes / sizeof(word_vector) / num_workers / READ_STEP * READ_STEP;
   worker *workers = calloc(num_workers, sizeof *workers);
   word_vector *words = malloc(part * num_workers * sizeof *words);
-  int code;
   if (workers != NULL && words != NULL) {
     for (size_t i = 0; i < num_workers; i++)
-      workers[i] = (worker){.words = words + part * i, .num_words = part};
+      workers[i] = (worker){.words = words + part * i, .num_words = part, .set = set};
     code = measure(workers, (int)num_workers, result);
   } else {
     code = fail_memory();

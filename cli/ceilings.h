@@ -1,4 +1,4 @@
-/* ceilings.h: how fast this machine can read memory and multiply, measured. */
+/* ceilings.h: how fast the CPU can read memory and multiply, measured. */
 #ifndef CLI_CEILINGS_H
 #define CLI_CEILINGS_H
 
@@ -6,12 +6,12 @@
 
 typedef struct ceilings {
   double read_bytes;  /* per second, from main memory */
-  double operations;  /* per second, FP32 multiply-adds counted as two, from registers */
+  double operations;  /* per second, multiply-adds counted as two, from registers, by the fastest set */
   size_t cache_bytes; /* of the last-level caches that the threads may reach */
+  const char *instruction_set; /* the fastest that the library may use here; FMLA_CPU_DISABLE removes some */
 } ceilings;
 
-/* Measures the device of a context with as many threads as the context has, within about two seconds. Returns
-   EXIT_ENVIRONMENT for a device that cannot be measured yet. */
+/* Measures the CPU with as many threads as the context has, within about two seconds. Returns an exit code. */
 int measure_ceilings(const fmla_context_info *context, ceilings *result);
 
 #endif

@@ -25,6 +25,14 @@ static double quantile(const double *sorted, int count, double share) {
   return sorted[below] + (place - below) * (sorted[above] - sorted[below]);
 }
 
+timing timing_of(double *seconds, int count) {
+  qsort(seconds, (size_t)count, sizeof *seconds, compare_doubles);
+  return (timing){.median = quantile(seconds, count, 0.5),
+                  .spread = (quantile(seconds, count, 0.75) - quantile(seconds, count, 0.25)) / 2,
+                  .fastest = seconds[0],
+                  .runs = count};
+}
+
 fmla_status time_runs(timed_run *run, void *argument, timing *result) {
   double seconds[MAX_RUNS], total = 0;
   int count = 0;
@@ -41,10 +49,6 @@ fmla_status time_runs(timed_run *run, void *argument, timing *result) {
     if (total > MIN_RUNS * slow_seconds || index == 0)
       break;
   }
-  qsort(seconds, (size_t)count, sizeof *seconds, compare_doubles);
-  result->median = quantile(seconds, count, 0.5);
-  result->spread = (quantile(seconds, count, 0.75) - quantile(seconds, count, 0.25)) / 2;
-  result->fastest = seconds[0];
-  result->runs = count;
+  *result = timing_of(seconds, count);
   return FMLA_OK;
 }

@@ -18,6 +18,9 @@ typedef fmla_status timed_run(void *argument, int index);
    first failure and returns it. */
 fmla_status time_runs(timed_run *run, void *argument, timing *result);
 
+/* What so many times, which it sorts, come to. */
+timing timing_of(double *seconds, int count);
+
 /* Seconds on a clock that never steps. */
 double now(void);
 

@@ -127,6 +127,7 @@ static verify_case with_defaults(verify_case c) {
   c.head_dim_v = or_default(c.head_dim_v, c.head_dim_k < 512 ? c.head_dim_k : 512);
   c.max_seqlen_q = or_default(c.max_seqlen_q, 1);
   c.page_size = or_default(c.page_size, 64);
+  c.stride_multiple = or_default(c.stride_multiple, 1);
   c.dtype = or_default(c.dtype, FMLA_DTYPE_BF16);
   c.out_dtype = or_default(c.out_dtype, FMLA_DTYPE_BF16);
   if (c.softmax_scale == 0)

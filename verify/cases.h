@@ -53,14 +53,15 @@ typedef struct verify_case {
   uint64_t seed;
 
   int32_t batch_size;
-  int32_t num_q_heads;   /* [16] */
-  int32_t num_kv_heads;  /* [1] */
-  int32_t head_dim_k;    /* [576] */
-  int32_t head_dim_v;    /* [512, or head_dim_k if smaller] */
-  int32_t head_dim_rope; /* q in two tensors; 0: in one */
-  int32_t max_seqlen_q;  /* [1] */
-  int32_t page_size;     /* [64] */
-  int32_t longest;       /* tokens of the longest sequence */
+  int32_t num_q_heads;     /* [16] */
+  int32_t num_kv_heads;    /* [1] */
+  int32_t head_dim_k;      /* [576] */
+  int32_t head_dim_v;      /* [512, or head_dim_k if smaller] */
+  int32_t head_dim_rope;   /* q in two tensors; 0: in one */
+  int32_t max_seqlen_q;    /* [1] */
+  int32_t page_size;       /* [64] */
+  int32_t longest;         /* tokens of the longest sequence */
+  int32_t stride_multiple; /* that chosen strides of q, cache and out are, in elements [1] */
 
   verify_lengths lengths;
   verify_data data;

@@ -7,15 +7,62 @@
 
 #include "guard.h"
 #include "number.h"
+#include "placed.h"
 #include "shape.h"
 
 #include <stdbool.h>
 #include <string.h>
 
-/* ---- Copies of host memory on a device ---------------------------------------------------------- */
+static bool has_own_memory(const fmla_context *context) {
+  fmla_context_info info = {.struct_size = sizeof info};
+  return fmla_get_context_info(context, &info) == FMLA_OK && strcmp(info.device, "cpu") != 0;
+}
 
-enum { MAX_COPIES = VERIFY_NUM_TENSORS };
+/* ---- Decode ------------------------------------------------------------------------------------- */
 
+static fmla_status decode_placed(verify_placed *placed, const verify_step *step, const void *workspace) {
+  fmla_status status =
+      fmla_buffer_upload(placed->context, placed->workspace, workspace, placed->workspace_bytes, NULL);
+  if (status == FMLA_OK)
+    status = verify_placed_decode(placed, NULL);
+  return status == FMLA_OK ? verify_placed_read(placed, step, NULL) : status;
+}
+
+/* What the workspace holds on entry matters, so it is copied too. */
+static fmla_status decode_with_copies(fmla_context *context, const verify_step *step, const void *workspace,
+                                      size_t workspace_bytes) {
+  verify_placed placed;
+  fmla_status status = verify_place(context, step, workspace_bytes, &placed);
+  if (status == FMLA_OK)
+    status = decode_placed(&placed, step, workspace);
+  const fmla_status freed = verify_unplace(&placed);
+  return status == FMLA_OK ? freed : status;
+}
+
+fmla_status verify_device_decode(fmla_context *context, const verify_step *step, verify_workspace workspace) {
+  size_t bytes = 0;
+  fmla_status status = fmla_decode_workspace(context, &step->params, &bytes);
+  if (status != FMLA_OK)
+    return status;
+  if (workspace == VERIFY_WORKSPACE_MISALIGNED)
+    bytes |= 1; /* and so is the address, because the end is a page's */
+  unsigned char *memory =
+      verify_guard_alloc(bytes, workspace == VERIFY_WORKSPACE_ZERO ? VERIFY_GUARD_BEFORE : VERIFY_GUARD_BEHIND);
+  if (memory == NULL)
+    return FMLA_ERROR_OUT_OF_MEMORY;
+  if (workspace == VERIFY_WORKSPACE_ZERO)
+    memset(memory, 0, bytes);
+  status = has_own_memory(context) ? decode_with_copies(context, step, memory, bytes)
+                                   : fmla_decode(context, &step->params, memory, bytes, NULL);
+  verify_guard_free(memory);
+  return status;
+}
+
+/* ---- Merge -------------------------------------------------------------------------------------- */
+
+enum { MAX_COPIES = 5 };
+
+/* Copies of host memory on the device. */
 typedef struct copies {
   fmla_context *context;
   void *device[MAX_COPIES];
@@ -24,11 +71,6 @@ typedef struct copies {
   int count;
   fmla_status status; /* of the first call that failed */
 } copies;
-
-static bool has_own_memory(const fmla_context *context) {
-  fmla_context_info info = {.struct_size = sizeof info};
-  return fmla_get_context_info(context, &info) == FMLA_OK && strcmp(info.device, "cpu") != 0;
-}
 
 /* The device's copy of `host`, or NULL if there is nothing to copy or a call failed. */
 static void *copy_in(copies *c, const void *host, size_t bytes, void *back_to) {
@@ -53,53 +95,6 @@ static void copy_out_and_free(copies *c) {
     c->status = c->status == FMLA_OK ? freed : c->status;
   }
 }
-
-/* ---- Decode ------------------------------------------------------------------------------------- */
-
-static fmla_status decode_with_copies(fmla_context *context, const verify_step *step, const void *workspace,
-                                      size_t workspace_bytes) {
-  copies c = {.context = context};
-  verify_step there = *step;
-  for (int id = 0; id < VERIFY_NUM_TENSORS; id++) {
-    const verify_tensor *tensor = &step->tensors[id];
-    const bool is_output = id == VERIFY_OUT || id == VERIFY_LSE;
-    verify_step_set(&there, (verify_tensor_id)id,
-                    copy_in(&c, tensor->data, tensor->bytes, is_output ? tensor->data : NULL), tensor->bytes);
-  }
-  void *memory = NULL; /* what the workspace holds on entry matters, so it is copied too */
-  if (c.status == FMLA_OK)
-    c.status = fmla_buffer_alloc(context, workspace_bytes, &memory);
-  if (c.status == FMLA_OK)
-    c.status = fmla_buffer_upload(context, memory, workspace, workspace_bytes, NULL);
-  if (c.status == FMLA_OK)
-    c.status = fmla_decode(context, &there.params, memory, workspace_bytes, NULL);
-  if (c.status == FMLA_OK)
-    c.status = fmla_stream_synchronize(context, NULL);
-  copy_out_and_free(&c);
-  const fmla_status freed = fmla_buffer_free(context, memory);
-  return c.status == FMLA_OK ? freed : c.status;
-}
-
-fmla_status verify_device_decode(fmla_context *context, const verify_step *step, verify_workspace workspace) {
-  size_t bytes = 0;
-  fmla_status status = fmla_decode_workspace(context, &step->params, &bytes);
-  if (status != FMLA_OK)
-    return status;
-  if (workspace == VERIFY_WORKSPACE_MISALIGNED)
-    bytes |= 1; /* and so is the address, because the end is a page's */
-  unsigned char *memory =
-      verify_guard_alloc(bytes, workspace == VERIFY_WORKSPACE_ZERO ? VERIFY_GUARD_BEFORE : VERIFY_GUARD_BEHIND);
-  if (memory == NULL)
-    return FMLA_ERROR_OUT_OF_MEMORY;
-  if (workspace == VERIFY_WORKSPACE_ZERO)
-    memset(memory, 0, bytes);
-  status = has_own_memory(context) ? decode_with_copies(context, step, memory, bytes)
-                                   : fmla_decode(context, &step->params, memory, bytes, NULL);
-  verify_guard_free(memory);
-  return status;
-}
-
-/* ---- Merge -------------------------------------------------------------------------------------- */
 
 /* Elements from a tensor's first to its last: four dimensions, and `row` elements behind them. */
 static int64_t span(const int64_t extents[4], const int64_t strides[4], int64_t row) {

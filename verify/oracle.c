@@ -197,12 +197,19 @@ static void *decode_tasks(void *argument) {
   }
 }
 
+static atomic_int most_threads = MAX_THREADS;
+
+void verify_oracle_limit_threads(int threads) {
+  atomic_store(&most_threads, threads < MAX_THREADS ? threads : MAX_THREADS);
+}
+
 /* The caller works too, so threads that cannot be created are only missed. */
 static void run_on_all_cores(decode_job *job) {
   pthread_t threads[MAX_THREADS];
   long cores = sysconf(_SC_NPROCESSORS_ONLN);
   int count = 0;
-  while (count < MAX_THREADS && count + 1 < cores && count + 1 < job->num_tasks &&
+  const int most = atomic_load(&most_threads);
+  while (count + 1 < most && count + 1 < cores && count + 1 < job->num_tasks &&
          pthread_create(&threads[count], NULL, decode_tasks, job) == 0)
     count++;
   decode_tasks(job);

@@ -24,6 +24,9 @@ typedef struct verify_truth {
    ran out. Uses several threads where the machine has them. */
 int verify_oracle_decode(const fmla_decode_params *params, verify_truth *truth);
 
+/* At most so many threads for a call from now on, for callers that run several at once. */
+void verify_oracle_limit_threads(int threads);
+
 /* The score of a part is its lse: score_size is the largest |lse| of the row's parts. */
 int verify_oracle_merge(const fmla_merge_params *params, verify_truth *truth);
 

@@ -10,23 +10,7 @@
 #include "number.h"
 #include "shape.h"
 
-/* ---- Variants of a step ------------------------------------------------------------------------ */
-
-/* The same call with outputs of its own. Returns 0, or -1 when memory ran out; drop_outputs() in both cases. */
-static int with_new_outputs(const verify_step *from, verify_step *to) {
-  *to = *from;
-  verify_step_set(to, VERIFY_LSE, NULL, 0);
-  if (verify_step_renew(to, VERIFY_OUT, from->tensors[VERIFY_OUT].bytes, true) != 0)
-    return -1;
-  return from->tensors[VERIFY_LSE].data == NULL
-             ? 0
-             : verify_step_renew(to, VERIFY_LSE, from->tensors[VERIFY_LSE].bytes, true);
-}
-
-static void drop_outputs(verify_step *step) {
-  verify_guard_free(step->tensors[VERIFY_OUT].data);
-  verify_guard_free(step->tensors[VERIFY_LSE].data);
-}
+/* ---- Rows --------------------------------------------------------------------------------------- */
 
 static bool same_elements(const void *a, int64_t index_a, const void *b, int64_t index_b, int32_t dtype,
                           int32_t count) {
@@ -46,25 +30,20 @@ static bool same_row(const fmla_decode_params *a, const verify_query *query_a, c
 
 /* ---- The same call again ----------------------------------------------------------------------- */
 
-static bool same_bytes(const verify_tensor *a, const verify_tensor *b) {
-  return a->bytes == b->bytes && (a->bytes == 0 || memcmp(a->data, b->data, a->bytes) == 0);
-}
-
 static verify_outcome run_again(const verify_run *run, fmla_context *context, verify_workspace workspace,
                                 const char *what) {
   verify_step again;
   verify_outcome outcome = VERIFY_NO_MEMORY;
-  if (with_new_outputs(run->step, &again) == 0) {
+  if (verify_step_new_outputs(run->step, &again) == 0) {
     fmla_status status = verify_device_decode(context, &again, workspace);
     if (status != FMLA_OK)
       outcome = verify_call_failed(run, what, status);
-    else if (!same_bytes(&again.tensors[VERIFY_OUT], &run->step->tensors[VERIFY_OUT]) ||
-             !same_bytes(&again.tensors[VERIFY_LSE], &run->step->tensors[VERIFY_LSE]))
+    else if (!verify_step_same_outputs(&again, run->step))
       outcome = verify_fail(run, "%s gave other bits", what);
     else
       outcome = VERIFY_PASSED;
   }
-  drop_outputs(&again);
+  verify_step_drop_outputs(&again);
   return outcome;
 }
 
@@ -147,7 +126,7 @@ static verify_outcome run_alone(const verify_run *run, const fmla_decode_params 
     outcome = status == FMLA_OK ? compare_alone(run, all, &alone.params, sequence)
                                 : verify_call_failed(run, "one sequence alone", status);
   }
-  drop_outputs(&alone);
+  verify_step_drop_outputs(&alone);
   return outcome;
 }
 
@@ -163,17 +142,6 @@ verify_outcome verify_batch_invariance(const verify_run *run) {
 }
 
 /* ---- Isolation --------------------------------------------------------------------------------- */
-
-/* Replaces an input by a copy that may be written. */
-static int make_own(verify_step *step, verify_tensor_id id) {
-  verify_tensor shared = step->tensors[id];
-  if (shared.data == NULL)
-    return 0;
-  if (verify_step_renew(step, id, shared.bytes, true) != 0)
-    return -1;
-  memcpy(step->tensors[id].data, shared.data, shared.bytes);
-  return 0;
-}
 
 /* All bits of a row of 16-bit elements set: NaN. */
 static void spoil(verify_step *step, verify_tensor_id id, int64_t offset, int32_t dim) {
@@ -218,10 +186,10 @@ verify_outcome verify_isolation(const verify_run *run) {
   int32_t sequence = (int32_t)(c->seed % (uint64_t)c->batch_size);
   verify_step spoilt;
   verify_outcome outcome = VERIFY_NO_MEMORY;
-  bool have_outputs = with_new_outputs(run->step, &spoilt) == 0;
-  bool own_q = have_outputs && make_own(&spoilt, VERIFY_Q) == 0;
-  bool own_q_rope = own_q && make_own(&spoilt, VERIFY_Q_ROPE) == 0;
-  bool own_keys = own_q_rope && make_own(&spoilt, VERIFY_KV_CACHE) == 0;
+  bool have_outputs = verify_step_new_outputs(run->step, &spoilt) == 0;
+  bool own_q = have_outputs && verify_step_own(&spoilt, VERIFY_Q) == 0;
+  bool own_q_rope = own_q && verify_step_own(&spoilt, VERIFY_Q_ROPE) == 0;
+  bool own_keys = own_q_rope && verify_step_own(&spoilt, VERIFY_KV_CACHE) == 0;
   if (own_keys) {
     fmla_decode_params p = spoilt.params;
     verify_resolve_decode(&p);
@@ -236,7 +204,7 @@ verify_outcome verify_isolation(const verify_run *run) {
     verify_guard_free(spoilt.tensors[VERIFY_Q_ROPE].data);
   if (own_keys)
     verify_guard_free(spoilt.tensors[VERIFY_KV_CACHE].data);
-  drop_outputs(&spoilt);
+  verify_step_drop_outputs(&spoilt);
   return outcome;
 }
 
@@ -248,13 +216,13 @@ verify_outcome verify_workspace_size(const verify_run *run) {
   fmla_decode_params p = run->step->params;
   size_t before = 0, after = 0;
   fmla_status status = fmla_decode_workspace(run->target->context, &p, &before);
-  int32_t *const extents[] = {&p.batch_size,   &p.num_q_heads,       &p.head_dim_k,   &p.head_dim_v,
-                              &p.max_seqlen_q, &p.max_pages_per_seq, &p.max_seqlen_k, &p.page_size};
+  /* Not head dims: for others, another kernel may be chosen. */
+  int32_t *const extents[] = {&p.batch_size,        &p.num_q_heads,  &p.max_seqlen_q,
+                              &p.max_pages_per_seq, &p.max_seqlen_k, &p.page_size};
   for (size_t i = 0; i < sizeof extents / sizeof extents[0] && status == FMLA_OK; i++) {
     const fmla_decode_params smaller = p;
     *extents[i] += extents[i] == &p.num_q_heads ? p.num_kv_heads : 1 + *extents[i] / 4;
-    if (p.head_dim_v > p.head_dim_k || p.num_q_heads > FMLA_MAX_HEADS || p.head_dim_k > FMLA_MAX_HEAD_DIM ||
-        (extents[i] == &p.max_seqlen_k && smaller.max_seqlen_k == 0)) {
+    if (p.num_q_heads > FMLA_MAX_HEADS || (extents[i] == &p.max_seqlen_k && smaller.max_seqlen_k == 0)) {
       p = smaller; /* not a call, or 0 stood for the largest */
       continue;
     }

@@ -7,6 +7,7 @@
 
 #include "compare.h"
 #include "device.h"
+#include "gpu_rules.h"
 #include "number.h"
 #include "properties.h"
 #include "shape.h"
@@ -27,7 +28,8 @@ verify_outcome verify_fail(const verify_run *run, const char *format, ...) {
 verify_outcome verify_call_failed(const verify_run *run, const char *what, fmla_status status) {
   if (status == FMLA_ERROR_OUT_OF_MEMORY)
     return VERIFY_NO_MEMORY;
-  return verify_fail(run, "%s gave %s: %s", what, fmla_status_name(status), fmla_last_error());
+  verify_fail(run, "%s gave %s: %s", what, fmla_status_name(status), fmla_last_error());
+  return status == FMLA_ERROR_DEVICE_LOST ? VERIFY_LOST : VERIFY_FAILED;
 }
 
 /* ---- What cases run on ------------------------------------------------------------------------- */
@@ -39,6 +41,7 @@ fmla_status verify_target_open(const fmla_config *config, verify_target *target)
     return status;
   fmla_context_info info = {.struct_size = sizeof info};
   status = fmla_get_context_info(target->context, &info);
+  target->is_gpu = info.num_sms > 0;
   if (status == FMLA_OK && info.num_threads > 0) {
     fmla_config other = *config;
     other.num_threads = info.num_threads == 1 ? 3 : 1;
@@ -120,6 +123,22 @@ static verify_outcome check_gaps(const verify_run *run) {
   return outcome;
 }
 
+verify_case verify_case_for(const verify_target *target, const verify_case *c) {
+  return target->is_gpu ? verify_case_for_gpus(c) : *c;
+}
+
+/* What comes of the first decode. */
+static verify_outcome judge_call(const verify_run *run, fmla_status status) {
+  const bool must_be_taken = !run->target->is_gpu || verify_obeys_gpu_rules(&run->step->params);
+  if (status == FMLA_ERROR_UNSUPPORTED && fmla_last_error()[0] == '\0')
+    return verify_fail(run, "it was refused without a sentence");
+  if (status == FMLA_ERROR_UNSUPPORTED)
+    return must_be_taken ? VERIFY_NOT_TAKEN : VERIFY_REFUSED;
+  if (status != FMLA_OK)
+    return verify_call_failed(run, "fmla_decode", status);
+  return must_be_taken ? VERIFY_PASSED : verify_fail(run, "it breaks a rule of GPUs, but was not refused");
+}
+
 verify_outcome verify_run_case(const verify_target *target, const verify_case *c, char *message, size_t bytes) {
   static verify_property *const properties[] = {
       check_values,
@@ -131,16 +150,17 @@ verify_outcome verify_run_case(const verify_target *target, const verify_case *c
       verify_merged_parts,
       verify_workspace_size,
   };
+  enum { COUNT = sizeof properties / sizeof properties[0], OF_ONE_RUN = 2 };
   verify_step step;
   if (verify_step_build(c, &step) != 0)
     return VERIFY_NO_MEMORY;
   verify_run run = {.target = target, .c = c, .step = &step, .message_bytes = bytes};
   run.message = message;
-  fmla_status status = verify_device_decode(target->context, &step, VERIFY_WORKSPACE_NAN);
-  verify_outcome outcome = status == FMLA_OK                  ? VERIFY_PASSED
-                           : status == FMLA_ERROR_UNSUPPORTED ? VERIFY_NOT_TAKEN
-                                                              : verify_call_failed(&run, "fmla_decode", status);
-  for (size_t i = 0; outcome == VERIFY_PASSED && i < sizeof properties / sizeof properties[0]; i++)
+  /* Tensors that are far apart take seconds to copy to a GPU: once must do. */
+  const size_t count = target->is_gpu && c->strides == VERIFY_STRIDES_FAR ? OF_ONE_RUN : COUNT;
+  const fmla_status status = verify_device_decode(target->context, &step, VERIFY_WORKSPACE_NAN);
+  verify_outcome outcome = judge_call(&run, status);
+  for (size_t i = 0; outcome == VERIFY_PASSED && i < count; i++)
     outcome = properties[i](&run);
   verify_step_free(&step);
   return outcome;

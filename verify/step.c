@@ -74,6 +74,7 @@ typedef struct layout {
   int64_t extents[3];
   int64_t row;
   int64_t *strides[3];
+  int64_t multiple; /* that strides must be */
 } layout;
 
 /* Chooses the strides; returns the elements from the first to the last. */
@@ -93,6 +94,7 @@ static int64_t lay_out(const layout *l, verify_strides choice, verify_random *ra
       step += 8;
     if (choice == VERIFY_STRIDES_FAR && i == 2)
       step = (INT64_C(1) << 30) + 8; /* the fifth lies beyond 2^32 elements */
+    step = (step + l->multiple - 1) / l->multiple * l->multiple;
     const bool packed = choice == VERIFY_STRIDES_PACKED || (choice == VERIFY_STRIDES_MIXED && i > 0);
     *l->strides[order[i]] = packed ? FMLA_PACKED : step;
     last += (l->extents[order[i]] - 1) * step;
@@ -116,18 +118,24 @@ static int add_strided_tensors(const verify_case *c, verify_step *step, verify_r
   int32_t latent = c->head_dim_k - c->head_dim_rope;
   size_t out_bytes = verify_dtype_bytes(c->out_dtype);
 
+  int64_t multiple = c->stride_multiple;
+
   const layout q = {
-      {q_batch, tokens, heads}, latent, {&p->q_stride_batch, &p->q_stride_token, &p->q_stride_head}};
+      {q_batch, tokens, heads}, latent, {&p->q_stride_batch, &p->q_stride_token, &p->q_stride_head}, multiple};
   const layout q_rope = {{q_batch, tokens, heads},
                          c->head_dim_rope,
-                         {&p->q_rope_stride_batch, &p->q_rope_stride_token, &p->q_rope_stride_head}};
+                         {&p->q_rope_stride_batch, &p->q_rope_stride_token, &p->q_rope_stride_head},
+                         multiple};
   const layout kv = {{p->num_pages, c->page_size, repeat ? 1 : c->num_kv_heads},
                      c->head_dim_k,
-                     {&p->kv_stride_page, &p->kv_stride_token, &p->kv_stride_head}};
-  const layout out = {
-      {batch, tokens, heads}, c->head_dim_v, {&p->out_stride_batch, &p->out_stride_token, &p->out_stride_head}};
+                     {&p->kv_stride_page, &p->kv_stride_token, &p->kv_stride_head},
+                     multiple};
+  const layout out = {{batch, tokens, heads},
+                      c->head_dim_v,
+                      {&p->out_stride_batch, &p->out_stride_token, &p->out_stride_head},
+                      multiple};
   const layout lse = {
-      {batch, heads, tokens}, 1, {&p->lse_stride_batch, &p->lse_stride_head, &p->lse_stride_token}};
+      {batch, heads, tokens}, 1, {&p->lse_stride_batch, &p->lse_stride_head, &p->lse_stride_token}, 1};
 
   if (add_tensor(step, VERIFY_Q, lay_out(&q, in, random), 2, random) != 0 ||
       (c->head_dim_rope > 0 && add_tensor(step, VERIFY_Q_ROPE, lay_out(&q_rope, in, random), 2, random) != 0) ||
@@ -268,4 +276,40 @@ void verify_step_free(verify_step *step) {
   for (int i = 0; i < VERIFY_NUM_TENSORS; i++)
     verify_guard_free(step->tensors[i].data);
   *step = (verify_step){0};
+}
+
+/* ---- Variants of a step ------------------------------------------------------------------------ */
+
+int verify_step_new_outputs(const verify_step *from, verify_step *to) {
+  *to = *from;
+  verify_step_set(to, VERIFY_LSE, NULL, 0);
+  if (verify_step_renew(to, VERIFY_OUT, from->tensors[VERIFY_OUT].bytes, true) != 0)
+    return -1;
+  return from->tensors[VERIFY_LSE].data == NULL
+             ? 0
+             : verify_step_renew(to, VERIFY_LSE, from->tensors[VERIFY_LSE].bytes, true);
+}
+
+void verify_step_drop_outputs(verify_step *step) {
+  verify_guard_free(step->tensors[VERIFY_OUT].data);
+  verify_guard_free(step->tensors[VERIFY_LSE].data);
+}
+
+static bool same_bytes(const verify_tensor *a, const verify_tensor *b) {
+  return a->bytes == b->bytes && (a->bytes == 0 || memcmp(a->data, b->data, a->bytes) == 0);
+}
+
+bool verify_step_same_outputs(const verify_step *a, const verify_step *b) {
+  return same_bytes(&a->tensors[VERIFY_OUT], &b->tensors[VERIFY_OUT]) &&
+         same_bytes(&a->tensors[VERIFY_LSE], &b->tensors[VERIFY_LSE]);
+}
+
+int verify_step_own(verify_step *step, verify_tensor_id id) {
+  verify_tensor shared = step->tensors[id];
+  if (shared.data == NULL)
+    return 0;
+  if (verify_step_renew(step, id, shared.bytes, true) != 0)
+    return -1;
+  memcpy(step->tensors[id].data, shared.data, shared.bytes);
+  return 0;
 }

@@ -38,6 +38,18 @@ typedef struct verify_step {
 int verify_step_build(const verify_case *c, verify_step *step);
 void verify_step_free(verify_step *step);
 
+/* The same call with outputs of its own. Returns 0, or -1 when memory ran out; verify_step_drop_outputs in both
+   cases. */
+int verify_step_new_outputs(const verify_step *from, verify_step *to);
+void verify_step_drop_outputs(verify_step *step);
+
+/* Whether the outputs have the same bytes, gaps included. */
+bool verify_step_same_outputs(const verify_step *a, const verify_step *b);
+
+/* Replaces an input by a copy that may be written, which the caller frees. Returns 0, or -1 when memory ran
+ * out. */
+int verify_step_own(verify_step *step, verify_tensor_id id);
+
 /* Points one tensor of the call to other memory. */
 void verify_step_set(verify_step *step, verify_tensor_id id, void *data, size_t bytes);
 

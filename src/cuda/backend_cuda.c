@@ -28,17 +28,13 @@ static int32_t kernel_count(void) {
 }
 
 static void kernel_info(int32_t index, fmla_kernel_info *info) {
-  static const char *const takes[] = {
-#define X(rows, tile_keys, warps, max_head_dim_v)                                                              \
-  "BF16 and FP16; head dims that are multiples of 16, head_dim_k up to 576, head_dim_v up "                    \
-  "to " #max_head_dim_v,
-      FMLAI_CUDA_PORTABLE_VARIANTS(X)
-#undef X
-  };
   info->name = fmlai_cuda_variants[index].name;
-  info->needs = fmlai_cuda_device_needs();
-  info->takes = takes[index];
-  info->available = fmlai_cuda_num_devices() > 0;
+  info->needs =
+      fmlai_cuda_variants[index].is_hopper ? "a GPU of compute capability 9.0" : fmlai_cuda_device_needs();
+  info->takes = fmlai_cuda_variants[index].takes;
+  info->available = false;
+  for (int32_t i = 0; i < fmlai_cuda_num_devices(); i++)
+    info->available |= !fmlai_cuda_variants[index].is_hopper || fmlai_cuda_device_at(i)->capability == 90;
   /* The input's type; BF16 has the wider bound. */
   info->probability_dtype = FMLA_DTYPE_BF16;
 }

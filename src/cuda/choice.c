@@ -1,6 +1,7 @@
 #include "cuda/choice.h"
 
 #include "cuda/check_gpu.h"
+#include "cuda/tensor_map.h"
 #include "status.h"
 
 enum { MIN_STAGES = 2, SHARED_GRANULARITY = 128 };
@@ -13,6 +14,10 @@ static bool is_capped(const fmlai_cuda_context *c, const fmla_decode_params *p) 
   return p->max_sms > 0 && p->max_sms < c->device->num_sms;
 }
 
+bool fmlai_cuda_has_variant(const fmlai_cuda_context *c, int32_t variant) {
+  return c->functions.decode[variant][0].function != NULL;
+}
+
 int32_t fmlai_cuda_num_sms(const fmlai_cuda_context *c, const fmla_decode_params *p) {
   return is_capped(c, p) ? p->max_sms : c->device->num_sms;
 }
@@ -23,7 +28,7 @@ static int32_t wanted_ctas_per_sm(const fmlai_cuda_context *c, const fmla_decode
   return is_capped(c, p) ? 1 : fmlai_cuda_variants[variant].ctas_per_sm;
 }
 
-int32_t fmlai_cuda_max_shares(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
+int32_t fmlai_cuda_max_ctas(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
   return fmlai_cuda_num_sms(c, p) * wanted_ctas_per_sm(c, p, variant);
 }
 
@@ -33,11 +38,19 @@ static int32_t shared_of_each(const fmlai_cuda_device *d, int32_t ctas) {
   return min32(share / SHARED_GRANULARITY * SHARED_GRANULARITY, d->shared_per_cta);
 }
 
+static int64_t rows_of_kv_head(const fmla_decode_params *p) {
+  return (int64_t)fmlai_cuda_longest_q(p) * (p->num_q_heads / p->num_kv_heads);
+}
+
+static bool takes_hopper(const fmla_decode_params *p) {
+  return p->head_dim_k == 576 && p->head_dim_v == 512 && fmlai_cuda_can_map(p);
+}
+
 /* As many CTAs on an SM as wanted, if each gets stages enough; then as many stages as fit. */
 static bool fit(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t index,
                 fmlai_cuda_choice *choice) {
   const fmlai_cuda_variant *v = &fmlai_cuda_variants[index];
-  if (p->head_dim_v > v->max_head_dim_v)
+  if (p->head_dim_v > v->max_head_dim_v || (v->is_hopper && !takes_hopper(p)))
     return false;
   const int32_t resident = c->functions.decode[index][fmlai_cuda_type(p)].ctas_per_sm;
   for (int32_t ctas = min32(resident, wanted_ctas_per_sm(c, p, index)); ctas >= 1; ctas--) {
@@ -46,7 +59,10 @@ static bool fit(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_
       choice->variant = index;
       choice->num_stages = stages;
       choice->shared_bytes = fmlai_cuda_shared_bytes(v, p->head_dim_k, stages);
-      choice->num_shares = fmlai_cuda_num_sms(c, p) * ctas;
+      const int32_t num_ctas = fmlai_cuda_num_sms(c, p) * ctas;
+      const bool has_several = rows_of_kv_head(p) > v->rows && num_ctas >= v->tiles_together;
+      choice->tiles_together = has_several ? v->tiles_together : 1;
+      choice->num_ctas = num_ctas - num_ctas % choice->tiles_together;
       return true;
     }
   }
@@ -59,12 +75,12 @@ static bool fit(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_
  */
 static int64_t rows_of(const fmla_decode_params *p) {
   const bool alone = (p->flags & FMLA_BATCH_INVARIANT) != 0 && p->cu_seqlens_q != NULL;
-  return (int64_t)(alone ? 1 : fmlai_cuda_longest_q(p)) * (p->num_q_heads / p->num_kv_heads);
+  return alone ? p->num_q_heads / p->num_kv_heads : rows_of_kv_head(p);
 }
 
 int32_t fmlai_cuda_variant_of_rows(const fmla_decode_params *p) {
   int32_t index = 0;
-  while (index < FMLAI_CUDA_NUM_VARIANTS - 1 && fmlai_cuda_variants[index].rows < rows_of(p))
+  while (index < FMLAI_CUDA_NUM_PORTABLE - 1 && fmlai_cuda_variants[index].rows < rows_of(p))
     index++;
   return index;
 }
@@ -79,6 +95,11 @@ static fmla_status choose_only(const fmlai_cuda_context *c, const fmla_decode_pa
     return FMLAI_FAIL(FMLA_ERROR_UNSUPPORTED,
                       "kernel \"%s\", which the context was opened with, takes head_dim_v up to %d only",
                       v->name, (int)v->max_head_dim_v);
+  if (v->is_hopper && !takes_hopper(p))
+    return FMLAI_FAIL(
+        FMLA_ERROR_UNSUPPORTED,
+        "kernel \"%s\", which the context was opened with, takes %s, with positive strides below 2^39", v->name,
+        v->takes);
   return FMLAI_FAIL(
       FMLA_ERROR_UNSUPPORTED,
       "kernel \"%s\", which the context was opened with, needs %d bytes of shared memory for head_dim_k "
@@ -91,6 +112,10 @@ fmla_status fmlai_cuda_choose(const fmlai_cuda_context *c, const fmla_decode_par
                               fmlai_cuda_choice *choice) {
   if (c->only >= 0)
     return choose_only(c, p, choice);
+  if (fmlai_cuda_has_variant(c, FMLAI_CUDA_HOPPER_ROWS64) && fit(c, p, FMLAI_CUDA_HOPPER_ROWS64, choice)) {
+    choice->reason = "the device is a Hopper GPU, and the kernel takes these extents";
+    return FMLA_OK;
+  }
   for (int32_t index = fmlai_cuda_variant_of_rows(p); index >= 0; index--)
     if (fit(c, p, index, choice)) {
       choice->reason = fmlai_cuda_variants[index].rows >= rows_of(p)

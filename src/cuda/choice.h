@@ -10,16 +10,21 @@ typedef struct fmlai_cuda_choice {
   const char *reason;
   int32_t num_stages;
   int32_t shared_bytes; /* of a CTA */
-  int32_t num_shares;   /* CTAs of the decode kernel */
+  int32_t num_ctas;     /* of the decode kernel, a multiple of tiles_together */
+  int32_t tiles_together;
 } fmlai_cuda_choice;
+
+/* Whether the device has it. */
+bool fmlai_cuda_has_variant(const fmlai_cuda_context *c, int32_t variant);
 
 /* Multiprocessors that the call may use. */
 int32_t fmlai_cuda_num_sms(const fmlai_cuda_context *c, const fmla_decode_params *params);
 
 /* The most CTAs that any step with this variant has, whatever its head dims. */
-int32_t fmlai_cuda_max_shares(const fmlai_cuda_context *c, const fmla_decode_params *params, int32_t variant);
+int32_t fmlai_cuda_max_ctas(const fmlai_cuda_context *c, const fmla_decode_params *params, int32_t variant);
 
-/* The variant that is first choice for these rows, whatever the head dims; a choice is never behind it. */
+/* The portable variant that is first choice for these rows, whatever the head dims; a choice among the portable
+   ones is never behind it. */
 int32_t fmlai_cuda_variant_of_rows(const fmla_decode_params *params);
 
 /* `params` passed fmlai_cuda_check_extents. */

@@ -49,7 +49,11 @@ static fmla_status bind(fmlai_cuda_context *c) {
 static fmla_status bind_and_load(fmlai_cuda_context *c) {
   FMLAI_TRY(bind(c));
   FMLAI_TRY(fmlai_cuda_enter(c));
-  return fmlai_cuda_leave(c, fmlai_cuda_functions_load(c->driver, c->device, &c->functions));
+  FMLAI_TRY(fmlai_cuda_leave(c, fmlai_cuda_functions_load(c->driver, c->device, &c->functions)));
+  if (c->only < 0 || c->functions.decode[c->only][0].function != NULL)
+    return FMLA_OK;
+  return FMLAI_FAIL(FMLA_ERROR_UNSUPPORTED, "kernel is \"%s\", which this device cannot run",
+                    fmlai_cuda_variants[c->only].name);
 }
 
 /* Gives back all that was had, in the order of need; nobody can be told of a failure here. */

@@ -1,6 +1,7 @@
 #include "cuda/decode.h"
 
 #include "cuda/check_gpu.h"
+#include "cuda/tensor_map.h"
 #include "status.h"
 
 enum { MERGE_SPLITS_THREADS = 256 };
@@ -50,10 +51,14 @@ static fmlai_cuda_decode_args make_args(const fmla_decode_params *p, const fmlai
       .out_dtype = p->out_dtype,
       .flags = p->flags,
       .softmax_scale = p->softmax_scale,
-      .num_shares = choice->num_shares,
+      .num_ctas = choice->num_ctas,
+      .tiles_together = choice->tiles_together,
+      .min_share = fmlai_cuda_variants[choice->variant].min_share,
       .num_split_tiles = l->num_split_tiles,
       .tile_rows = fmlai_cuda_variants[choice->variant].rows,
+      .tile_rows_log2 = __builtin_ctz((unsigned)fmlai_cuda_variants[choice->variant].rows),
       .num_stages = choice->num_stages,
+      .box_keys = fmlai_cuda_variants[choice->variant].is_hopper ? fmlai_cuda_box_keys(p->page_size) : 0,
   };
 }
 
@@ -62,13 +67,17 @@ fmla_status fmlai_cuda_decode(const fmlai_cuda_context *c, const fmla_decode_par
                               CUstream stream) {
   char *memory = fmlai_cuda_align(workspace);
   fmlai_cuda_decode_args args = make_args(p, choice, layout, memory);
-  void *parameters[] = {&args};
+  fmlai_cuda_tensor_map map;
+  void *parameters[] = {&args, &map}; /* only Hopper's kernels have the second */
   if ((p->flags & FMLA_CHECKED) != 0)
     FMLAI_TRY(fmlai_cuda_check_values(c, p, &args, memory + layout->check_report, stream));
 
+  if (fmlai_cuda_variants[choice->variant].is_hopper)
+    FMLAI_TRY(fmlai_cuda_map_kv_cache(c, p, &map));
+
   const fmlai_cuda_launch decode = {.function =
                                         c->functions.decode[choice->variant][fmlai_cuda_type(p)].function,
-                                    .grid = choice->num_shares,
+                                    .grid = choice->num_ctas,
                                     .block = fmlai_cuda_variants[choice->variant].warps * 32,
                                     .shared_bytes = choice->shared_bytes};
   const fmlai_cuda_launch merge = {.function = c->functions.merge_splits,

@@ -1,7 +1,5 @@
 #include "cuda/device.h"
 
-#include "cuda/error.h"
-
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>

@@ -1,6 +1,5 @@
 #include "cuda/driver.h"
 
-#include "cuda/error.h"
 #include "cuda/image.h"
 
 #include <dlfcn.h>
@@ -18,7 +17,7 @@ typedef struct entry {
 
 #define X(name, symbol, parameters) {symbol, offsetof(fmlai_cuda_driver, name)},
 static const entry required[] = {FMLAI_CUDA_REQUIRED(X)};
-static const entry optional[] = {FMLAI_CUDA_OPTIONAL(X)};
+static const entry optional[] = {FMLAI_CUDA_OPTIONAL(X) FMLAI_CUDA_OF_PROBE(X)};
 #undef X
 
 /* Written once, under `once`. */
@@ -92,4 +91,16 @@ const fmlai_cuda_driver *fmlai_cuda_driver_get(const char **absence) {
 const char *fmlai_cuda_driver_needed(void) {
   pthread_once(&once, load_once);
   return needed;
+}
+
+void fmlai_cuda_describe(const fmlai_cuda_driver *driver, const char *call, CUresult result, char *text,
+                         size_t bytes) {
+  char number[32];
+  const char *name = NULL, *words = NULL;
+  snprintf(number, sizeof number, "error %d", result);
+  if (driver->cuGetErrorName(result, &name) != CUDA_SUCCESS || name == NULL)
+    name = number;
+  if (driver->cuGetErrorString(result, &words) != CUDA_SUCCESS || words == NULL)
+    words = "the driver has no words for it";
+  snprintf(text, bytes, "%s failed: %s (%s)", call, name, words);
 }

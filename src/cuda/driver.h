@@ -50,14 +50,22 @@
   X(cuStreamDestroy, "cuStreamDestroy_v2", (CUstream stream))                                                  \
   X(cuStreamSynchronize, "cuStreamSynchronize", (CUstream stream))
 
-/* NULL in the table where the driver does not have them. The library needs the first three; the program's check
-   and bench need the others. */
+/* NULL in the table where the driver does not have them: what the library can do without, */
 #define FMLAI_CUDA_OPTIONAL(X)                                                                                 \
   X(cuFuncLoad, "cuFuncLoad", (CUfunction function))                                                           \
   X(cuLaunchKernelEx, "cuLaunchKernelEx",                                                                      \
     (const CUlaunchConfig *config, CUfunction function, void **parameters, void **extra))                      \
   X(cuStreamIsCapturing, "cuStreamIsCapturing", (CUstream stream, int *status))                                \
-  X(cuStreamWaitEvent, "cuStreamWaitEvent", (CUstream stream, CUevent event, unsigned flags))                  \
+  X(cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled",                                                          \
+    (void *map, int type, uint32_t rank, const void *tensor, const uint64_t *extents,                          \
+     const uint64_t *strides_bytes, const uint32_t *box, const uint32_t *element_strides, int interleave,      \
+     int swizzle, int l2_promotion, int fill))
+
+/* ... and what the program's check and bench need beside the library. */
+#define FMLAI_CUDA_OF_PROBE(X)                                                                                 \
+  X(cuMemGetInfo, "cuMemGetInfo_v2", (size_t * free_bytes, size_t * all_bytes))                                \
+  X(cuMemHostAlloc, "cuMemHostAlloc", (void **memory, size_t bytes, unsigned flags))                           \
+  X(cuMemFreeHost, "cuMemFreeHost", (void *memory))                                                            \
   X(cuStreamBeginCapture, "cuStreamBeginCapture_v2", (CUstream stream, int mode))                              \
   X(cuStreamEndCapture, "cuStreamEndCapture", (CUstream stream, CUgraph * graph))                              \
   X(cuGraphInstantiate, "cuGraphInstantiateWithFlags",                                                         \
@@ -67,6 +75,7 @@
   X(cuGraphDestroy, "cuGraphDestroy", (CUgraph graph))                                                         \
   X(cuEventCreate, "cuEventCreate", (CUevent * event, unsigned flags))                                         \
   X(cuEventRecord, "cuEventRecord", (CUevent event, CUstream stream))                                          \
+  X(cuEventQuery, "cuEventQuery", (CUevent event))                                                             \
   X(cuEventSynchronize, "cuEventSynchronize", (CUevent event))                                                 \
   X(cuEventElapsedTime, "cuEventElapsedTime", (float *milliseconds, CUevent start, CUevent end))               \
   X(cuEventDestroy, "cuEventDestroy_v2", (CUevent event))
@@ -76,11 +85,16 @@ typedef struct fmlai_cuda_driver {
 #define X(name, symbol, parameters) CUresult(*name) parameters;
   FMLAI_CUDA_REQUIRED(X)
   FMLAI_CUDA_OPTIONAL(X)
+  FMLAI_CUDA_OF_PROBE(X)
 #undef X
 } fmlai_cuda_driver;
 
 /* NULL if the driver cannot be used; then *absence says why, in words that follow "but". */
 const fmlai_cuda_driver *fmlai_cuda_driver_get(const char **absence);
+
+/* "cuMemAlloc failed: CUDA_ERROR_OUT_OF_MEMORY (out of memory)" */
+void fmlai_cuda_describe(const fmlai_cuda_driver *driver, const char *call, CUresult result, char *text,
+                         size_t bytes);
 
 /* "an NVIDIA driver for CUDA 13 (R580 or newer)" or the like; static storage. */
 const char *fmlai_cuda_driver_needed(void);

@@ -1,7 +1,6 @@
 #include "cuda/error.h"
 
 #include <stdbool.h>
-#include <stdio.h>
 
 /* After these, every call on the device fails, in most cases until the process ends. */
 static bool outlasts_the_call(CUresult result) {
@@ -25,18 +24,6 @@ static bool outlasts_the_call(CUresult result) {
   default:
     return false;
   }
-}
-
-void fmlai_cuda_describe(const fmlai_cuda_driver *driver, const char *call, CUresult result, char *text,
-                         size_t bytes) {
-  char number[32];
-  const char *name = NULL, *words = NULL;
-  snprintf(number, sizeof number, "error %d", result);
-  if (driver->cuGetErrorName(result, &name) != CUDA_SUCCESS || name == NULL)
-    name = number;
-  if (driver->cuGetErrorString(result, &words) != CUDA_SUCCESS || words == NULL)
-    words = "the driver has no words for it";
-  snprintf(text, bytes, "%s failed: %s (%s)", call, name, words);
 }
 
 fmla_status fmlai_cuda_status(const fmlai_cuda_driver *driver, const char *call, CUresult result) {

@@ -5,10 +5,6 @@
 #include "cuda/driver.h"
 #include "status.h"
 
-/* "cuMemAlloc failed: CUDA_ERROR_OUT_OF_MEMORY (out of memory)" */
-void fmlai_cuda_describe(const fmlai_cuda_driver *driver, const char *call, CUresult result, char *text,
-                         size_t bytes);
-
 /* FMLA_OK, or keeps the sentence and returns its status. */
 fmla_status fmlai_cuda_status(const fmlai_cuda_driver *driver, const char *call, CUresult result);
 

@@ -6,9 +6,18 @@
    the driver makes of the PTX for 8.0; and from this driver on graphs take such launches. */
 enum { CHAINED_PTX_VERSION = 90, CHAINED_DRIVER_VERSION = 12030 };
 
-static fmla_status load_module(const fmlai_cuda_driver *driver, const fmlai_cuda_device *device,
-                               const void *image, CUmodule *module) {
-  const CUresult result = driver->cuModuleLoadData(module, image);
+/* Hopper's alone is for 9.0 alone, and takes a driver that describes tensors to the copy engine. */
+static bool is_for(const fmlai_cuda_driver *driver, const fmlai_cuda_device *device, int32_t image) {
+  return image != FMLAI_CUDA_IMAGE_decode_hopper ||
+         (device->capability == 90 && driver->cuTensorMapEncodeTiled != NULL);
+}
+
+static fmla_status load_module(const fmlai_cuda_driver *driver, const fmlai_cuda_device *device, int32_t image,
+                               CUmodule *module) {
+  const CUresult result = driver->cuModuleLoadData(module, fmlai_cuda_images.images[image]);
+  /* Hopper's image has machine code alone: a driver that is told to compile everything finds nothing in it. */
+  if (result == CUDA_ERROR_NO_BINARY_FOR_GPU && image == FMLAI_CUDA_IMAGE_decode_hopper)
+    return FMLA_OK;
   if (result != CUDA_ERROR_UNSUPPORTED_PTX_VERSION)
     return fmlai_cuda_status(driver, "cuModuleLoadData", result);
   const int toolkit = fmlai_cuda_images.toolkit;
@@ -44,14 +53,17 @@ static fmla_status prepare_decode(const fmlai_cuda_driver *driver, const fmlai_c
 fmla_status fmlai_cuda_functions_load(const fmlai_cuda_driver *driver, const fmlai_cuda_device *device,
                                       fmlai_cuda_functions *f) {
   for (int32_t i = 0; i < fmlai_cuda_images.num_images; i++) {
-    FMLAI_TRY(load_module(driver, device, fmlai_cuda_images.images[i], &f->modules[i]));
+    if (is_for(driver, device, i))
+      FMLAI_TRY(load_module(driver, device, i, &f->modules[i]));
     f->num_modules++;
   }
   for (int v = 0; v < FMLAI_CUDA_NUM_VARIANTS; v++)
     for (int type = 0; type < FMLAI_CUDA_NUM_TYPES; type++) {
       const fmlai_cuda_variant *variant = &fmlai_cuda_variants[v];
-      FMLAI_TRY(find_function(driver, f, FMLAI_CUDA_IMAGE_decode_portable, variant->functions[type],
-                              &f->decode[v][type].function));
+      if (f->modules[variant->image] == NULL)
+        continue;
+      FMLAI_TRY(
+          find_function(driver, f, variant->image, variant->functions[type], &f->decode[v][type].function));
       FMLAI_TRY(prepare_decode(driver, device, variant, &f->decode[v][type]));
     }
   FMLAI_TRY(find_function(driver, f, FMLAI_CUDA_IMAGE_merge, "fmlai_merge_splits", &f->merge_splits));
@@ -67,6 +79,7 @@ fmla_status fmlai_cuda_functions_load(const fmlai_cuda_driver *driver, const fml
 
 void fmlai_cuda_functions_unload(const fmlai_cuda_driver *driver, fmlai_cuda_functions *f) {
   for (int32_t i = 0; i < f->num_modules; i++)
-    driver->cuModuleUnload(f->modules[i]);
+    if (f->modules[i] != NULL)
+      driver->cuModuleUnload(f->modules[i]);
   f->num_modules = 0;
 }

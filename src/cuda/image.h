@@ -7,6 +7,7 @@
 /* One line for each file of kernels/, as in CMakeLists.txt. */
 #define FMLAI_CUDA_IMAGES(X)                                                                                   \
   X(decode_portable)                                                                                           \
+  X(decode_hopper)                                                                                             \
   X(merge)                                                                                                     \
   X(check_values)
 

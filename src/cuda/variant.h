@@ -2,11 +2,18 @@
 #ifndef FMLAI_CUDA_VARIANT_H
 #define FMLAI_CUDA_VARIANT_H
 
+#include "cuda/image.h"
 #include "cuda/kernels/variants.h"
 #include "flash_mla.h"
 
+#include <stdbool.h>
+
 #define X(rows, tile_keys, warps, max_head_dim_v) FMLAI_CUDA_ROWS##rows,
-enum { FMLAI_CUDA_PORTABLE_VARIANTS(X) FMLAI_CUDA_NUM_VARIANTS };
+enum {
+  FMLAI_CUDA_PORTABLE_VARIANTS(X) FMLAI_CUDA_NUM_PORTABLE,
+  FMLAI_CUDA_HOPPER_ROWS64 = FMLAI_CUDA_NUM_PORTABLE,
+  FMLAI_CUDA_NUM_VARIANTS
+};
 #undef X
 
 /* Types of elements that each is compiled for. */
@@ -14,12 +21,17 @@ enum { FMLAI_CUDA_BF16, FMLAI_CUDA_FP16, FMLAI_CUDA_NUM_TYPES };
 
 typedef struct fmlai_cuda_variant {
   const char *name;
+  const char *takes; /* in words */
+  fmlai_cuda_image image;
   const char *functions[FMLAI_CUDA_NUM_TYPES];
   int32_t rows, tile_keys, warps, max_head_dim_v;
-  int32_t ctas_per_sm; /* that its registers allow and it is best with, if shared memory allows as many */
+  int32_t ctas_per_sm;    /* that its registers allow and it is best with, if shared memory allows as many */
+  int32_t tiles_together; /* row tiles, at most, whose CTAs go over the same keys side by side */
+  int32_t min_share;      /* blocks of 64 keys, the schedule's overhead of a tile included */
+  bool is_hopper;         /* for compute capability 9.0 alone */
 } fmlai_cuda_variant;
 
-/* By rows, the fewest first. */
+/* The portable ones by rows, the fewest first; then Hopper's. */
 extern const fmlai_cuda_variant fmlai_cuda_variants[FMLAI_CUDA_NUM_VARIANTS];
 
 static inline int fmlai_cuda_type(const fmla_decode_params *p) {

@@ -10,6 +10,7 @@ enum { ALIGNMENT = 256 };
 
 typedef struct counts {
   int64_t tiles; /* row tiles of the batch */
+  double line;   /* their blocks of keys, and some more for each (kernels/schedule.cuh) */
   int64_t split_tiles, slots;
 } counts;
 
@@ -19,6 +20,7 @@ typedef struct counts {
  * cu_seqlens_q may add up to more.
  */
 static counts count(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
+  const int32_t together = fmlai_cuda_variants[variant].tiles_together;
   const bool invariant = (p->flags & FMLA_BATCH_INVARIANT) != 0;
   const int32_t longest_q = fmlai_cuda_longest_q(p);
   const fmlai_plan_shape shape = {.batch_size = p->batch_size,
@@ -27,14 +29,18 @@ static counts count(const fmlai_cuda_context *c, const fmla_decode_params *p, in
                                   .max_seqlen_k = p->max_seqlen_k,
                                   .num_kv_heads = p->num_kv_heads,
                                   .group_heads = p->num_q_heads / p->num_kv_heads,
-                                  .max_tile_rows = fmlai_cuda_variants[variant].rows,
+                                  .max_tile_rows = together * fmlai_cuda_variants[variant].rows,
                                   .target_items = 1,
                                   .batch_invariant = invariant};
   const fmlai_plan_limits limits = fmlai_plan_limits_of(&shape);
+  const double line = (double)limits.num_tiles * ((double)p->max_seqlen_k / 64 + 3);
   if (invariant)
-    return (counts){.tiles = limits.num_tiles, .split_tiles = limits.num_tiles, .slots = limits.num_partials};
-  const int64_t shares = fmlai_cuda_max_shares(c, p, variant);
-  return (counts){.tiles = limits.num_tiles, .split_tiles = shares, .slots = 2 * shares};
+    return (counts){.tiles = together * limits.num_tiles,
+                    .line = line,
+                    .split_tiles = together * limits.num_tiles,
+                    .slots = together * limits.num_partials};
+  const int64_t ctas = fmlai_cuda_max_ctas(c, p, variant);
+  return (counts){.tiles = together * limits.num_tiles, .line = line, .split_tiles = ctas, .slots = 2 * ctas};
 }
 
 static size_t append(size_t *end, size_t bytes) {
@@ -54,12 +60,20 @@ static size_t place(const counts *n, int32_t rows, int32_t head_dim_v, fmlai_cud
   return end + ALIGNMENT - 1; /* the first aligned byte may lie so far in */
 }
 
+/* For some step that is no larger than this one. */
+static bool may_be_chosen(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
+  if (c->only >= 0)
+    return variant == c->only;
+  return fmlai_cuda_variants[variant].is_hopper ? fmlai_cuda_has_variant(c, variant)
+                                                : variant <= fmlai_cuda_variant_of_rows(p);
+}
+
 fmla_status fmlai_cuda_lay_out(const fmlai_cuda_context *c, const fmla_decode_params *p,
                                const fmlai_cuda_choice *choice, fmlai_cuda_layout *layout, size_t *bytes) {
-  const int32_t first = c->only >= 0 ? c->only : 0;
-  const int32_t last = c->only >= 0 ? c->only : fmlai_cuda_variant_of_rows(p);
   *bytes = 0;
-  for (int32_t v = first; v <= last; v++) {
+  for (int32_t v = 0; v < FMLAI_CUDA_NUM_VARIANTS; v++) {
+    if (!may_be_chosen(c, p, v))
+      continue;
     const counts n = count(c, p, v);
     if (n.tiles > INT32_MAX || n.slots > INT32_MAX)
       return FMLAI_FAIL(
@@ -67,11 +81,17 @@ fmla_status fmlai_cuda_lay_out(const fmlai_cuda_context *c, const fmla_decode_pa
           "a batch_size of %d with max_seqlen_q %d and %d heads is more than 2^31 - 1 row tiles or partial "
           "results",
           (int)p->batch_size, (int)p->max_seqlen_q, (int)p->num_q_heads);
+    if (n.line > INT32_MAX)
+      return FMLAI_FAIL(
+          FMLA_ERROR_UNSUPPORTED,
+          "a batch_size of %d with max_seqlen_q %d, %d heads and max_seqlen_k %d is more than 2^31 - 1 "
+          "tiles of rows and keys",
+          (int)p->batch_size, (int)p->max_seqlen_q, (int)p->num_q_heads, (int)p->max_seqlen_k);
     fmlai_cuda_layout l;
     const size_t needed = place(&n, fmlai_cuda_variants[v].rows, p->head_dim_v, &l);
     *bytes = needed > *bytes ? needed : *bytes;
     if (v == choice->variant) {
-      l.num_split_tiles = (p->flags & FMLA_BATCH_INVARIANT) != 0 ? (int32_t)n.split_tiles : choice->num_shares;
+      l.num_split_tiles = (p->flags & FMLA_BATCH_INVARIANT) != 0 ? (int32_t)n.split_tiles : choice->num_ctas;
       *layout = l;
     }
   }

@@ -1,11 +1,10 @@
 /*
- * fake_cuda.c: the driver's functions and the records of their calls.
+ * fake_cuda.c: the driver's functions and the records of their calls. Those of memory are in fake_memory.c, of
+ * graphs and events in fake_graph.c.
  *
  * SPDX-License-Identifier: MIT
  */
-#include "fake_cuda.h"
-
-#include "cuda/driver.h"
+#include "fake_internal.h"
 
 #include <pthread.h>
 #include <stdint.h>
@@ -13,21 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-  INVALID_VALUE = 1,
-  NOT_INITIALIZED = 3,
-  INVALID_DEVICE = 101,
-  INVALID_CONTEXT = 201,
-  INVALID_HANDLE = 400
-};
 enum { MAX_DEPTH = 8, MAX_CALLS = 256, MAX_FUNCTIONS = 16, OWN_CONTEXTS = 8 };
 
 fake_settings fake = {
     .version = 13000,
     .num_devices = 2,
-    .devices = {{"Fake H200", 9, 0, 132, 232448, 233472}, {"Fake RTX 4090", 8, 9, 128, 101376, 102400}},
+    .devices = {{"Fake A100", 8, 0, 132, 232448, 233472}, {"Fake RTX 4090", 8, 9, 128, 101376, 102400}},
     .ptx_version = 90,
-    .ctas_per_sm = 2};
+    .ctas_per_sm = 2,
+    .l2_bytes = 1 << 20,
+    .free_bytes = (size_t)1 << 30,
+    .milliseconds = 10};
 
 struct CUctx_st {
   CUdevice device;
@@ -43,9 +38,6 @@ struct CUmod_st {
   int num_functions;
   struct CUfunc_st functions[MAX_FUNCTIONS];
 };
-struct CUstream_st {
-  bool is_captured;
-};
 
 static struct CUctx_st primary[FAKE_DEVICES] = {{0}, {1}, {2}}, own[OWN_CONTEXTS];
 static int num_own;
@@ -55,7 +47,7 @@ static int num_own;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct {
   bool initialised;
-  int retained, modules, allocations, streams;
+  int retained, modules, allocations, streams, events, graphs;
   int num_calls, failing, num_launches;
   CUresult result;
   const char *failed;
@@ -73,7 +65,7 @@ static void count(int *what, int by) {
   pthread_mutex_unlock(&lock);
 }
 
-static CUresult record(const char *call) {
+CUresult fake_record(const char *call) {
   CUresult result = CUDA_SUCCESS;
   pthread_mutex_lock(&lock);
   if (state.num_calls < MAX_CALLS)
@@ -84,6 +76,19 @@ static CUresult record(const char *call) {
   }
   pthread_mutex_unlock(&lock);
   return result;
+}
+
+void fake_count_allocations(int by) {
+  count(&state.allocations, by);
+}
+void fake_count_events(int by) {
+  count(&state.events, by);
+}
+void fake_count_graphs(int by) {
+  count(&state.graphs, by);
+}
+bool fake_has_current(void) {
+  return depth > 0;
 }
 
 void fake_start(int index, CUresult result) {
@@ -97,7 +102,8 @@ void fake_start(int index, CUresult result) {
 
 fake_balance fake_now(void) {
   pthread_mutex_lock(&lock);
-  const fake_balance now = {depth, state.retained, state.modules, state.allocations, state.streams};
+  const fake_balance now = {depth,         state.retained, state.modules, state.allocations,
+                            state.streams, state.events,   state.graphs};
   pthread_mutex_unlock(&lock);
   return now;
 }
@@ -135,28 +141,6 @@ CUcontext fake_current(void) {
 void fake_capture(CUstream stream, bool is_captured) {
   stream->is_captured = is_captured;
 }
-
-/* The beginning of a call: it is recorded and may be the one to fail. */
-#define RECORD(call)                                                                                           \
-  do {                                                                                                         \
-    const CUresult injected = record(call);                                                                    \
-    if (injected != CUDA_SUCCESS)                                                                              \
-      return injected;                                                                                         \
-  } while (0)
-
-#define REQUIRE(condition, result)                                                                             \
-  do {                                                                                                         \
-    if (!(condition))                                                                                          \
-      return (result);                                                                                         \
-  } while (0)
-
-#define EXPORT __attribute__((visibility("default")))
-
-/* Every function of the table, so that its types are checked. */
-#define X(name, symbol, parameters) EXPORT CUresult fake_##name parameters __asm__(symbol);
-FMLAI_CUDA_REQUIRED(X)
-FMLAI_CUDA_OPTIONAL(X)
-#undef X
 
 /* ---- Driver and devices --------------------------------------------------------------------------- */
 
@@ -241,6 +225,9 @@ CUresult fake_cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUd
     return CUDA_SUCCESS;
   case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
     *value = d->shared_per_cta;
+    return CUDA_SUCCESS;
+  case CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE:
+    *value = fake.l2_bytes;
     return CUDA_SUCCESS;
   case CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK:
     *value = 1024;
@@ -340,6 +327,22 @@ CUresult fake_cuModuleGetFunction(CUfunction *function, CUmodule module, const c
   return CUDA_ERROR_NOT_FOUND;
 }
 
+CUresult fake_cuTensorMapEncodeTiled(void *map, int type, uint32_t rank, const void *tensor,
+                                     const uint64_t *extents, const uint64_t *strides_bytes,
+                                     const uint32_t *box, const uint32_t *element_strides, int interleave,
+                                     int swizzle, int l2_promotion, int fill) {
+  (void)tensor, (void)interleave, (void)swizzle, (void)l2_promotion, (void)fill;
+  RECORD("cuTensorMapEncodeTiled");
+  REQUIRE(type == CU_TENSOR_MAP_DATA_TYPE_UINT16 && rank == 4, INVALID_VALUE);
+  for (uint32_t i = 0; i < rank; i++) {
+    REQUIRE(extents[i] > 0 && extents[i] <= UINT32_MAX && box[i] > 0 && box[i] <= 256, INVALID_VALUE);
+    REQUIRE(element_strides[i] == 1, INVALID_VALUE);
+    REQUIRE(i == 0 || (strides_bytes[i - 1] % 16 == 0 && strides_bytes[i - 1] >> 40 == 0), INVALID_VALUE);
+  }
+  memcpy(map, box, rank * sizeof *box);
+  return CUDA_SUCCESS;
+}
+
 CUresult fake_cuFuncLoad(CUfunction function) {
   RECORD("cuFuncLoad");
   return function->module->context == fake_current() ? CUDA_SUCCESS : INVALID_CONTEXT;
@@ -364,9 +367,11 @@ CUresult fake_cuFuncSetAttribute(CUfunction function, CUfunction_attribute attri
 
 CUresult fake_cuOccupancyMaxActiveBlocksPerMultiprocessor(int *ctas, CUfunction function, int threads,
                                                           size_t shared_bytes) {
-  (void)function, (void)threads, (void)shared_bytes;
+  (void)threads;
   RECORD("cuOccupancyMaxActiveBlocksPerMultiprocessor");
-  *ctas = fake.ctas_per_sm;
+  const int shared_per_sm = fake.devices[function->module->context->device].shared_per_sm;
+  const int that_fit = shared_per_sm / ((int)shared_bytes + 1024);
+  *ctas = that_fit < fake.ctas_per_sm ? that_fit : fake.ctas_per_sm;
   return CUDA_SUCCESS;
 }
 
@@ -381,14 +386,22 @@ static CUresult launch(const fake_launch *l, CUfunction function, void **paramet
   kept.context = fake_current();
   if (strcmp(function->name, "fmlai_merge_parts") == 0)
     kept.args.merge = *(const fmlai_cuda_merge_args *)parameters[0];
-  else
+  else if (strncmp(function->name, "fmlai_", 6) == 0)
     kept.args.decode = *(const fmlai_cuda_decode_args *)parameters[0];
   if (strcmp(function->name, "fmlai_check_values") == 0)
     **(fmlai_cuda_check_report **)parameters[1] = fake.report;
-  pthread_mutex_lock(&lock);
-  state.launches[state.num_launches++ % FAKE_LAUNCHES] = kept;
-  pthread_mutex_unlock(&lock);
+  if (l->stream != NULL && l->stream->graph != NULL)
+    return fake_append(l->stream->graph, &kept);
+  fake_run(&kept, parameters);
   return CUDA_SUCCESS;
+}
+
+void fake_run(const fake_launch *l, void **parameters) {
+  pthread_mutex_lock(&lock);
+  state.launches[state.num_launches++ % FAKE_LAUNCHES] = *l;
+  pthread_mutex_unlock(&lock);
+  if (fake.run != NULL)
+    fake.run(l, parameters);
 }
 
 CUresult fake_cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
@@ -416,59 +429,15 @@ CUresult fake_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function
   return launch(&l, function, parameters);
 }
 
-/* ---- Memory --------------------------------------------------------------------------------------- */
-
-CUresult fake_cuMemAlloc(void **memory, size_t bytes) {
-  RECORD("cuMemAlloc");
-  REQUIRE(depth > 0, INVALID_CONTEXT);
-  void *allocated = aligned_alloc(256, (bytes + 255) / 256 * 256);
-  REQUIRE(allocated != NULL, CUDA_ERROR_OUT_OF_MEMORY);
-  count(&state.allocations, 1);
-  *memory = allocated;
-  return CUDA_SUCCESS;
-}
-
-CUresult fake_cuMemFree(void *memory) {
-  RECORD("cuMemFree");
-  REQUIRE(depth > 0, INVALID_CONTEXT);
-  count(&state.allocations, -1);
-  free(memory);
-  return CUDA_SUCCESS;
-}
-
-CUresult fake_cuMemcpyHtoDAsync(void *to, const void *from, size_t bytes, CUstream stream) {
-  (void)stream;
-  RECORD("cuMemcpyHtoDAsync");
-  REQUIRE(depth > 0, INVALID_CONTEXT);
-  memcpy(to, from, bytes);
-  return CUDA_SUCCESS;
-}
-
-CUresult fake_cuMemcpyDtoHAsync(void *to, const void *from, size_t bytes, CUstream stream) {
-  (void)stream;
-  RECORD("cuMemcpyDtoHAsync");
-  REQUIRE(depth > 0, INVALID_CONTEXT);
-  memcpy(to, from, bytes);
-  return CUDA_SUCCESS;
-}
-
-CUresult fake_cuMemsetD32Async(void *to, unsigned value, size_t number, CUstream stream) {
-  (void)stream;
-  RECORD("cuMemsetD32Async");
-  REQUIRE(depth > 0, INVALID_CONTEXT);
-  for (size_t i = 0; i < number; i++)
-    ((unsigned *)to)[i] = value;
-  return CUDA_SUCCESS;
-}
-
 /* ---- Streams -------------------------------------------------------------------------------------- */
 
 CUresult fake_cuStreamCreate(CUstream *stream, unsigned flags) {
   RECORD("cuStreamCreate");
   REQUIRE(depth > 0, INVALID_CONTEXT);
   REQUIRE(flags == CU_STREAM_NON_BLOCKING, INVALID_VALUE);
-  *stream = calloc(1, sizeof **stream);
+  *stream = fake_allocate(sizeof **stream);
   REQUIRE(*stream != NULL, CUDA_ERROR_OUT_OF_MEMORY);
+  **stream = (struct CUstream_st){0};
   count(&state.streams, 1);
   return CUDA_SUCCESS;
 }
@@ -478,7 +447,7 @@ CUresult fake_cuStreamDestroy(CUstream stream) {
   REQUIRE(depth > 0, INVALID_CONTEXT);
   REQUIRE(stream != NULL, INVALID_HANDLE);
   count(&state.streams, -1);
-  free(stream);
+  fake_release(stream);
   return CUDA_SUCCESS;
 }
 
@@ -491,6 +460,6 @@ CUresult fake_cuStreamSynchronize(CUstream stream) {
 CUresult fake_cuStreamIsCapturing(CUstream stream, int *status) {
   RECORD("cuStreamIsCapturing");
   REQUIRE(depth > 0, INVALID_CONTEXT);
-  *status = stream != NULL && stream->is_captured;
+  *status = stream != NULL && (stream->is_captured || stream->graph != NULL);
   return CUDA_SUCCESS;
 }

@@ -16,6 +16,7 @@
 #include "cuda/merge_args.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 enum { FAKE_DEVICES = 3, FAKE_LAUNCHES = 8 };
 
@@ -24,6 +25,8 @@ typedef struct fake_device {
   int major, minor, num_sms, shared_per_cta, shared_per_sm;
 } fake_device;
 
+struct fake_launch;
+
 /* What the driver is; to be changed before the library opens it, except where it says so. */
 typedef struct fake_settings {
   int version;
@@ -31,7 +34,12 @@ typedef struct fake_settings {
   fake_device devices[FAKE_DEVICES];
   int ptx_version;                /* of every function */
   int ctas_per_sm;                /* that cuOccupancy... tells */
-  fmlai_cuda_check_report report; /* that fmlai_check_values leaves; may change */
+  fmlai_cuda_check_report report; /* that fmlai_check_values leaves; may change, as what follows */
+  int l2_bytes;
+  size_t free_bytes;  /* device memory that can be had */
+  float milliseconds; /* between any two events */
+  /* What a launch does, if it is to do something; a replayed one has no parameters. */
+  void (*run)(const struct fake_launch *launch, void **parameters);
 } fake_settings;
 
 extern fake_settings fake;
@@ -50,7 +58,7 @@ typedef struct fake_launch {
 
 /* Things that are there now. The calling thread's stack of contexts, or of all threads. */
 typedef struct fake_balance {
-  int depth, retained, modules, allocations, streams;
+  int depth, retained, modules, allocations, streams, events, graphs;
 } fake_balance;
 
 fake_balance fake_now(void);
@@ -73,7 +81,7 @@ CUcontext fake_context(int device);
 void fake_set_current(CUcontext context);
 CUcontext fake_current(void);
 
-/* As between cuStreamBeginCapture and cuStreamEndCapture. */
+/* As if a capture had begun elsewhere: launches are still made. */
 void fake_capture(CUstream stream, bool is_captured);
 
 #endif

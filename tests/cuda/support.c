@@ -19,12 +19,15 @@
   "fmlai_decode_portable_bf16_rows" #rows " fmlai_decode_portable_fp16_rows" #rows " "
 static const char decode_image[] = FMLAI_CUDA_PORTABLE_VARIANTS(X);
 #undef X
+static const char hopper_image[] = "fmlai_decode_hopper_bf16_rows64 fmlai_decode_hopper_fp16_rows64 ";
 static const char merge_image[] = "fmlai_merge_splits fmlai_merge_parts ";
 static const char check_image[] = "fmlai_check_values ";
 
 /* Taken in place of the library's own, which may have none. */
 const fmlai_cuda_image_set fmlai_cuda_images = {
-    .toolkit = 13000, .num_images = FMLAI_CUDA_MAX_IMAGES, .images = {decode_image, merge_image, check_image}};
+    .toolkit = 13000,
+    .num_images = FMLAI_CUDA_MAX_IMAGES,
+    .images = {decode_image, hopper_image, merge_image, check_image}};
 
 void use_fake_driver(void) {
   setenv("FMLA_CUDA_DRIVER", FAKE_CUDA_PATH, 1);
@@ -111,6 +114,8 @@ void assert_balanced(const fake_balance *before) {
   assert_int_equal(now.modules, before->modules + (strcmp(failed, "cuModuleUnload") == 0));
   assert_int_equal(now.allocations, before->allocations);
   assert_int_equal(now.streams, before->streams);
+  assert_int_equal(now.events, before->events);
+  assert_int_equal(now.graphs, before->graphs);
 }
 
 void assert_calls(const char *const *names, int count) {

@@ -39,8 +39,8 @@ static fake_launch launch(fmla_context *context, const fmla_decode_params *p) {
   assert_true(lse >= tiles + (size_t)a->num_split_tiles * sizeof *a->split_tiles);
   assert_int_equal((uintptr_t)tiles % 256 + (uintptr_t)lse % 256 + (uintptr_t)o % 256, 0);
   if (!invariant) {
-    const size_t rows = 2 * (size_t)a->num_shares * (size_t)a->tile_rows;
-    assert_int_equal(a->num_split_tiles, a->num_shares);
+    const size_t rows = 2 * (size_t)a->num_ctas * (size_t)a->tile_rows;
+    assert_int_equal(a->num_split_tiles, a->num_ctas);
     assert_true(o >= lse + rows * sizeof(float));
     assert_true(o + rows * (size_t)a->head_dim_v * sizeof(float) <= workspace + bytes);
   }
@@ -122,7 +122,7 @@ static void test_variants(void **state) {
 
 static void test_stages(void **state) {
   (void)state;
-  for (int v = 0; v < FMLAI_CUDA_NUM_VARIANTS; v++)
+  for (int v = 0; v < FMLAI_CUDA_NUM_PORTABLE; v++)
     for (int32_t device = 0; device < 2; device++)
       for (int32_t head_dim_k = 16; head_dim_k <= 576; head_dim_k += 16) {
         fmla_decode_params p = valid_step();

@@ -116,7 +116,7 @@ static void test_decode_arguments(void **state) {
   assert_int_equal(a->flags, p.flags);
   assert_true(a->softmax_scale == p.softmax_scale);
   assert_int_equal(a->tile_rows, 16);
-  assert_int_equal(a->num_shares, 9);
+  assert_int_equal(a->num_ctas, 9);
   assert_int_equal(fake_launch_at(0)->grid, 9);
   assert_int_equal(fake_launch_at(1)->grid, 9);
 }

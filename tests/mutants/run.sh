@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.." || exit 4
 
 copy=$(mktemp -d) || exit 4
 trap 'rm -rf "$copy"' EXIT
-cp -r CMakeLists.txt include src verify cli cmake docs "$copy" || exit 4
+cp -r CMakeLists.txt include src probe verify cli cmake docs "$copy" || exit 4
 passed=0
 failed=0
 
@@ -89,6 +89,20 @@ mutant "a query sees one key too few" cpu/kernel.h \
 mutant "heads are dealt to KV heads in turn" cpu/kernel.h \
   's/(int64_t)tile->kv_head \* group + row % group/row % group * p->num_kv_heads + tile->kv_head/'
 
+# ---- What the vector kernels share
+mutant "vectors: out is not rescaled to a new maximum" cpu/rows_of_item.h \
+  's/^ *rescale_rows(w, lane_block, factor);/    (void)rescale_rows;/'
+mutant "vectors: the sum is not rescaled to a new maximum" cpu/softmax.h \
+  's/^ *vec_store(sum, vec_mul(vec_load(sum), factors));/    (void)0;/'
+mutant "vectors: the RoPE part of a split q is ignored" cpu/rows_of_item.h \
+  's/memcpy(values + dim_nope, .*/memset(values + dim_nope, (int)at_rope * 0,/'
+mutant "vectors: the last line of a key is left out" cpu/kernel_body.h \
+  's/for (size_t k = begin; k < words \&\& k < begin + SUM_WORDS/for (size_t k = begin; k < words - LINE_WORDS \&\& k < begin + SUM_WORDS/'
+mutant "vectors: keys past the last count" cpu/key_block.c \
+  's/limit = limit < 0 ? 0 : limit < block->count ? limit : block->count;/limit = limit < 0 ? 0 : limit < block->count ? limit : block->padded;/'
+mutant "vectors: a causal row sees the whole block" cpu/key_block.c \
+  's/limit = limit < 0 ? 0 : limit < block->count ? limit : block->count;/limit = limit < 0 ? 0 : block->count;/'
+
 # ---- The paged cache
 mutant "the first two pages are swapped" kv_cache.c \
   's/column = token \/ p->page_size;/column = token \/ p->page_size ^ (token < 2 * (int64_t)p->page_size \&\& p->cache_seqlens[batch] > p->page_size);/'
@@ -107,7 +121,7 @@ mutant "the last split ends a token early" plan.c \
 mutant "batch-invariant mode is not" cpu/decode.c \
   's/\.batch_invariant = (p->flags & FMLA_BATCH_INVARIANT) != 0/.batch_invariant = false/'
 mutant "splits depend on the number of threads" cpu/decode.c \
-  's/\.target_items = TARGET_ITEMS,/.target_items = 2 * num_threads,/'
+  's/fmlai_cpu_target_items(&l->shape, p, &costs, crew->num_processors,/fmlai_cpu_target_items(\&l->shape, p, \&costs, fmlai_pool_num_threads(crew->pool),/'
 
 # ---- The end of a row
 mutant "the sink is ignored" cpu/rows.c \
@@ -119,7 +133,7 @@ mutant "lse is to base 2" cpu/rows.c \
 mutant "an empty row's lse ignores the flag" cpu/rows.c \
   's/(flags & FMLA_EMPTY_LSE_POS_INF) != 0 ? INFINITY : -INFINITY/(void)flags, -INFINITY/'
 mutant "rows past the last sequence stay as they were" cpu/decode.c \
-  's/^    write_unowned_rows(p);/    (void)write_unowned_rows;/'
+  's/^    write_unowned_rows(&s);/    (void)write_unowned_rows;/'
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

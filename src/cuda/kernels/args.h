@@ -6,10 +6,21 @@
 
 #include <stdint.h>
 
-/* A row tile whose keys were split: its partial results are slots first_slot, next_slot, next_slot + 1, ... */
+/* A CUtensorMap. */
+typedef struct fmlai_cuda_tensor_map {
+#ifdef __cplusplus
+  alignas(64) uint64_t opaque[16];
+#else
+  _Alignas(64) uint64_t opaque[16];
+#endif
+} fmlai_cuda_tensor_map;
+
+/* A row tile whose keys were split: its partial results are slots first_slot, next_slot, and on from there in
+   steps of tiles_together. */
 typedef struct fmlai_cuda_split_tile {
   int32_t batch; /* -1: none */
-  int32_t tile;  /* of the sequence's: kv_head * tiles_per_kv_head + row tile */
+  int32_t kv_head;
+  int32_t row_tile; /* of the KV head's rows */
   int32_t first_slot;
   int32_t next_slot;
   int32_t num_splits;
@@ -53,10 +64,14 @@ typedef struct fmlai_cuda_decode_args {
   uint32_t flags;    /* FMLA_CAUSAL, FMLA_BATCH_INVARIANT, FMLA_EMPTY_LSE_POS_INF */
   float softmax_scale;
 
-  int32_t num_shares;      /* CTAs of the decode kernel */
+  int32_t num_ctas;        /* of the decode kernel: tiles_together for each share */
+  int32_t tiles_together;  /* row tiles of a KV head whose CTAs go over the same keys side by side */
+  int32_t min_share;       /* blocks of keys: no share is shorter */
   int32_t num_split_tiles; /* entries of split_tiles */
-  int32_t tile_rows;       /* of the kernel's variant */
-  int32_t num_stages;      /* tiles of keys in shared memory */
+  int32_t tile_rows;       /* of the kernel's variant, a power of 2 */
+  int32_t tile_rows_log2;
+  int32_t num_stages; /* tiles of keys in shared memory, where that is not the variant's to say */
+  int32_t box_keys;   /* Hopper: keys that one copy brings, a divisor of page_size and of 64 */
 } fmlai_cuda_decode_args;
 
 #endif

@@ -61,6 +61,7 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
   const int my_pairs = (a->head_dim_v / 16 - warp + WARPS - 1) / WARPS;
 
   const float scale_log2 = a->softmax_scale * 1.4426950408889634f;
+  allow_dependents(); /* the merge's CTAs wait for this kernel's end where they are to run */
   walk w;
   if (warp == 0) {
     w = begin_walk(a, (int32_t)blockIdx.x, lane);
@@ -70,14 +71,9 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
 
   for (;;) {
     if (warp == 0) {
-      int32_t index;
-      fmlai_cuda_split_tile split;
-      const piece next = next_piece(a, &w, (int32_t)blockIdx.x, lane, &split, &index);
-      if (lane == 0) {
+      const piece next = next_piece(a, &w, lane);
+      if (lane == 0)
         *part = next;
-        if (index >= 0)
-          a->split_tiles[index] = split;
-      }
     }
     __syncthreads();
     if (part->batch < 0)
@@ -292,7 +288,7 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
       row_sum += __shfl_xor_sync(0xffffffffu, row_sum, offset);
     __syncthreads();
     if (thread % THREADS_PER_ROW == 0)
-      factors[my_row] = my_row < rows.count ? end_row(a, part, &rows, my_row, ROWS, row_max, row_sum) : 0;
+      factors[my_row] = my_row < rows.count ? end_row(a, part, &rows, my_row, ROWS, row_max, row_sum, true) : 0;
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < ROW_BLOCKS; m++)
@@ -315,7 +311,6 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
       }
     __syncthreads(); /* before the next piece writes q, the factors and itself */
   }
-  allow_dependents();
 }
 
 #undef FIND_PAGES

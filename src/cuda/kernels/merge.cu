@@ -9,7 +9,7 @@ enum {
   MERGE_CTAS_PER_SM = 2, /* leaves registers for many loads under way */
   CHUNK = 128,           /* columns that a warp takes at a time: four a lane */
   MAX_CHUNKS = 5,        /* of 576 columns */
-  FEW_SPLITS = 8,        /* a warp merges them; more are shared by the warps of a CTA */
+  FEW_SPLITS = 16,       /* a warp merges them; more are shared by the warps of a CTA */
   BATCH = 8              /* loads of splits under way */
 };
 
@@ -27,7 +27,7 @@ static __device__ __forceinline__ void gather_tiles(const decode_args *a, int32_
   __shared__ int counts[MERGE_WARPS];
   const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
   const int32_t index = first + (int32_t)threadIdx.x;
-  fmlai_cuda_split_tile tile = {-1, 0, 0, 0, 0};
+  fmlai_cuda_split_tile tile = {-1, 0, 0, 0, 0, 0};
   if (index < a->num_split_tiles)
     tile = a->split_tiles[index];
   const bool valid = tile.batch >= 0;
@@ -55,7 +55,7 @@ static __device__ __forceinline__ void gather_tiles(const decode_args *a, int32_
 
 static __device__ __forceinline__ int64_t partial_row(const decode_args *a, const fmlai_cuda_split_tile *tile,
                                                       int32_t row, int32_t split) {
-  const int64_t slot = split == 0 ? tile->first_slot : tile->next_slot + split - 1;
+  const int64_t slot = split == 0 ? tile->first_slot : tile->next_slot + (split - 1) * a->tiles_together;
   return slot * a->tile_rows + row;
 }
 
@@ -73,9 +73,15 @@ static __device__ __forceinline__ void add_weighted(float4 *sum, float weight, f
   sum->w += weight * o.w;
 }
 
+/* The rows that a tile has. */
+static __device__ __forceinline__ int32_t rows_of_tile(const decode_args *a, const fmlai_cuda_split_tile *tile,
+                                                       const sequence *q) {
+  return min(q->seqlen_q * a->group_heads - tile->row_tile * a->tile_rows, a->tile_rows);
+}
+
 /* Where a merged row goes, and its factor. */
 typedef struct merged_row {
-  void *out; /* NULL: the tile has no such row */
+  void *out;
   float scale;
 } merged_row;
 
@@ -83,18 +89,15 @@ typedef struct merged_row {
 static __device__ __forceinline__ merged_row end_merged_row(const decode_args *a, const fmlai_cuda_split_tile *tile,
                                                             const sequence *q, int32_t tile_row, float largest,
                                                             float weights, bool writes_lse) {
-  const int32_t kv_head = tile->tile / q->tiles_per_head;
-  const int32_t row = (tile->tile - kv_head * q->tiles_per_head) * a->tile_rows + tile_row;
-  merged_row end = {0, 0};
-  if (row >= q->seqlen_q * a->group_heads)
-    return end;
+  const int32_t row = tile->row_tile * a->tile_rows + tile_row;
   const int32_t token = row / a->group_heads;
-  const int64_t head = kv_head * a->group_heads + row - token * a->group_heads;
+  const int64_t head = tile->kv_head * a->group_heads + row - token * a->group_heads;
   const bool empty = weights == 0;
   const float lse = empty ? -INFINITY : largest + logf(weights);
   float *lse_at = lse_row(a, tile->batch, q->q_begin + token, head);
   if (lse_at && writes_lse)
     *lse_at = empty ? empty_lse(a->flags) : lse;
+  merged_row end;
   end.out = out_row(a, tile->batch, q->q_begin + token, head);
   end.scale = empty ? 0 : sink_scale(a->sink, head, lse) / weights;
   return end;
@@ -109,6 +112,8 @@ static __device__ __forceinline__ void store_columns(const decode_args *a, merge
 static __device__ __forceinline__ void merge_by_warp(const decode_args *a, const fmlai_cuda_split_tile *tile,
                                                      int32_t row, int lane) {
   const sequence q = read_sequence(a, tile->batch);
+  if (row >= rows_of_tile(a, tile, &q))
+    return;
   const float lse =
       lane < tile->num_splits ? a->partial_lse[partial_row(a, tile, row, lane)] : -INFINITY;
   float4 sums[MAX_CHUNKS];
@@ -118,7 +123,7 @@ static __device__ __forceinline__ void merge_by_warp(const decode_args *a, const
   const float largest = warp_max(lse);
   const float my_weight = lse == -INFINITY ? 0 : expf(lse - largest);
   float weights = 0;
-#pragma unroll 2
+#pragma unroll 4
   for (int32_t i = 0; i < tile->num_splits; i++) {
     const float weight = __shfl_sync(0xffffffffu, my_weight, i);
     const float *o = a->partial_o + partial_row(a, tile, row, i) * a->head_dim_v + lane * 4;
@@ -129,8 +134,6 @@ static __device__ __forceinline__ void merge_by_warp(const decode_args *a, const
         add_weighted(&sums[c], weight, *(const float4 *)(o + c * CHUNK));
   }
   const merged_row end = end_merged_row(a, tile, &q, row, largest, weights, lane == 0);
-  if (!end.out)
-    return;
 #pragma unroll
   for (int c = 0; c < MAX_CHUNKS; c++)
     if (c * CHUNK + lane * 4 < a->head_dim_v)
@@ -142,6 +145,8 @@ static __device__ __forceinline__ void merge_by_cta(const decode_args *a, const 
                                                     int32_t first_column, float4 (*sums)[32], float *all_weights,
                                                     int lane, int warp) {
   const sequence q = read_sequence(a, tile->batch);
+  if (row >= rows_of_tile(a, tile, &q))
+    return;
   const int32_t column = first_column + lane * 4, num_splits = tile->num_splits;
   float4 sum = make_float4(0, 0, 0, 0);
   float weights = 0, largest = -INFINITY;
@@ -181,7 +186,7 @@ static __device__ __forceinline__ void merge_by_cta(const decode_args *a, const 
       weights += all_weights[w];
     }
     const merged_row end = end_merged_row(a, tile, &q, row, largest, weights, first_column == 0 && lane == 0);
-    if (end.out && column < a->head_dim_v)
+    if (column < a->head_dim_v)
       store_columns(a, end, column, sum);
   }
   __syncthreads();

@@ -18,8 +18,8 @@ typedef struct piece_rows {
 
 static __device__ __forceinline__ piece_rows rows_of_piece(const decode_args *a, const piece *part, int max_rows) {
   piece_rows r;
-  r.kv_head = part->tile / part->seq.tiles_per_head;
-  r.first = (part->tile - r.kv_head * part->seq.tiles_per_head) * max_rows;
+  r.kv_head = part->kv_head;
+  r.first = part->row_tile * max_rows;
   r.count = min(part->seq.seqlen_q * a->group_heads - r.first, max_rows);
   return r;
 }
@@ -124,18 +124,19 @@ static __device__ __forceinline__ void *row_target(const decode_args *a, const p
   return out_row(a, p.batch, p.token, p.head);
 }
 
-/* Writes the row's lse and returns the factor of its output; row_max is in base 2. */
+/* Returns the factor of the row's output, and writes its lse if this thread is to; row_max is in base 2. */
 static __device__ __forceinline__ float end_row(const decode_args *a, const piece *part, const piece_rows *rows, int r,
-                                                int max_rows, float row_max, float row_sum) {
+                                                int max_rows, float row_max, float row_sum, bool writes_lse) {
   const bool empty = row_sum == 0;
   const float lse = empty ? -INFINITY : row_max * 0.6931471805599453f + logf(row_sum);
   if (part->slot >= 0) {
-    a->partial_lse[(int64_t)part->slot * max_rows + r] = lse;
+    if (writes_lse)
+      a->partial_lse[(int64_t)part->slot * max_rows + r] = lse;
     return empty ? 0 : 1 / row_sum;
   }
   const row_place p = place_of_row(a, part, rows, r);
   float *lse_at = lse_row(a, p.batch, p.token, p.head);
-  if (lse_at)
+  if (lse_at && writes_lse)
     *lse_at = empty ? empty_lse(a->flags) : lse;
   return empty ? 0 : sink_scale(a->sink, p.head, lse) / row_sum;
 }
@@ -144,7 +145,7 @@ static __device__ __forceinline__ float end_row(const decode_args *a, const piec
 static __device__ __forceinline__ void write_unowned_rows(const decode_args *a, int thread, int num_threads) {
   if (!a->cu_seqlens_q)
     return;
-  const int64_t first = clamp64(a->cu_seqlens_q[a->batch_size], 0, a->total_q);
+  const int64_t first = clamp(a->cu_seqlens_q[a->batch_size], 0, (int32_t)a->total_q);
   const int64_t heads = (int64_t)a->num_kv_heads * a->group_heads;
   for (int64_t row = first * heads + blockIdx.x; row < a->total_q * heads; row += gridDim.x) {
     void *out = out_row(a, 0, row / heads, row % heads);
@@ -159,18 +160,19 @@ static __device__ __forceinline__ void write_unowned_rows(const decode_args *a, 
 /* Entries of split_tiles that no piece writes: in the normal mode this CTA's own, which a piece may replace later;
    else those behind the batch's last tile. By one warp. */
 static __device__ __forceinline__ void clear_split_tiles(const decode_args *a, int32_t cta, int lane) {
-  const fmlai_cuda_split_tile none = {-1, 0, 0, 0, 0};
+  const fmlai_cuda_split_tile none = {-1, 0, 0, 0, 0, 0};
   if ((a->flags & FLAG_BATCH_INVARIANT) == 0) {
     if (lane == 0)
       a->split_tiles[cta] = none;
     __syncwarp();
     return;
   }
-  int64_t tiles = 0;
+  int32_t groups = 0;
   for (int32_t i = lane; i < a->batch_size; i += 32)
-    tiles += read_sequence(a, i).num_tiles;
-  tiles = warp_sum(tiles);
-  for (int64_t i = tiles + cta * 32 + lane; i < a->num_split_tiles; i += (int64_t)a->num_shares * 32)
+    groups += read_sequence(a, i).num_groups;
+  groups = warp_sum(groups);
+  for (int64_t i = (int64_t)groups * a->tiles_together + cta * 32 + lane; i < a->num_split_tiles;
+       i += (int64_t)a->num_ctas * 32)
     a->split_tiles[i] = none;
 }
 

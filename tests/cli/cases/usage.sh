@@ -30,3 +30,4 @@ run bench --seqlen 1e3
 run bench --dtype bf16,fp32
 run bench --sq "$(seq -s, 100)"
 run check more
+run check --jobs 0

@@ -1,0 +1,220 @@
+/* The Hopper decode kernel: what its two types share, and each by including the body once. */
+#include "hopper.cuh"
+#include "rows.cuh"
+#include "variants.h"
+
+enum {
+  BOX_BYTES = 64 * 128, /* 64 keys or rows of 64 columns */
+  HALF_BYTES = 4 * BOX_BYTES,
+  LOADERS = 96,     /* threads that load q */
+  MATH_WARPS = 8,
+  BOTH_GROUPS = 3,  /* named barrier; a warpgroup's own is 1 or 2 */
+  SLACK = 8,
+};
+
+typedef struct hopper_sums {
+  float sum[2][HOPPER_ROWS];
+  float reference[2][HOPPER_ROWS];
+} hopper_sums;
+
+typedef struct hopper_control {
+  uint64_t full[2][3];  /* of a stage: the owner's half of the columns; half of the other half; the rest */
+  uint64_t empty[2][2]; /* the owner's half; the rest */
+  uint64_t ready[2];    /* probabilities and reference of the stage's tile */
+  uint64_t q_full, q_empty;
+  uint64_t piece_full[2], piece_empty[2];
+  piece pieces[2];
+  float reference[2][HOPPER_ROWS]; /* by owner */
+  hopper_sums sums[2];
+} hopper_control;
+
+static_assert(sizeof(hopper_control) <= HOPPER_CONTROL_BYTES, "shared memory");
+
+static __device__ __forceinline__ void init_barriers(hopper_control *c) {
+  for (int stage = 0; stage < 2; stage++) {
+    for (int i = 0; i < 3; i++)
+      barrier_init(shared_address(&c->full[stage][i]), 1);
+    for (int i = 0; i < 2; i++)
+      barrier_init(shared_address(&c->empty[stage][i]), MATH_WARPS / 2);
+    barrier_init(shared_address(&c->ready[stage]), MATH_WARPS / 2);
+    barrier_init(shared_address(&c->piece_full[stage]), 1);
+    barrier_init(shared_address(&c->piece_empty[stage]), MATH_WARPS + LOADERS / 32);
+  }
+  barrier_init(shared_address(&c->q_full), LOADERS);
+  barrier_init(shared_address(&c->q_empty), MATH_WARPS);
+  barrier_init_fence();
+}
+
+/* ---- Feeding: warpgroup 2 ---------------------------------------------------------------------------- */
+
+/* Pages of some boxes of keys from `first` on, one a lane. */
+static __device__ __forceinline__ int32_t pages_of_boxes(const decode_args *a, const piece *part, int32_t first,
+                                                         int32_t key_end, int lane) {
+  return page_of_key(a, part->batch, first + lane * a->box_keys, key_end);
+}
+
+/* Some boxes of columns of a tile, whose keys lie in `pages`, from `slot` of the first on. By one lane. */
+static __device__ __forceinline__ void copy_columns(const decode_args *a, const fmlai_cuda_tensor_map *map,
+                                                    uint32_t stage, uint32_t barrier, int first_box, int num_boxes,
+                                                    const int32_t pages[4], int32_t slot, int32_t kv_head) {
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    if (i * a->box_keys < BLOCK_KEYS) {
+      for (int box = first_box; box < first_box + num_boxes; box++)
+        copy_box(stage + box * BOX_BYTES + i * a->box_keys * 128, map, barrier, box * 64, slot, pages[i], kv_head);
+      slot = slot + a->box_keys == a->page_size ? 0 : slot + a->box_keys;
+    }
+}
+
+/* Walks the schedule, tells the others of each piece, and brings its keys. By one warp. */
+static __device__ __forceinline__ void feed_keys(const decode_args *a, const fmlai_cuda_tensor_map *map,
+                                                 hopper_control *control, uint32_t base, int lane) {
+  if (lane == 0)
+    prefetch_map(map);
+  walk w = begin_walk(a, (int32_t)blockIdx.x, lane);
+  clear_split_tiles(a, (int32_t)blockIdx.x, lane);
+  const int32_t boxes = BLOCK_KEYS / a->box_keys;
+  int32_t tile = 0;
+  for (uint32_t number = 0;; number++) {
+    const piece part = next_piece(a, &w, lane);
+    barrier_wait(shared_address(&control->piece_empty[number % 2]), number / 2 % 2 ^ 1);
+    if (lane == 0) {
+      control->pieces[number % 2] = part;
+      barrier_arrive(shared_address(&control->piece_full[number % 2]));
+    }
+    __syncwarp();
+    if (part.batch < 0)
+      return;
+    const int32_t key_begin = part.block_begin * BLOCK_KEYS;
+    const int32_t key_end = min(part.block_end * BLOCK_KEYS, part.seq.seqlen_k);
+    int32_t pages = 0, next_pages = pages_of_boxes(a, &part, key_begin, key_end, lane);
+    int32_t at = 0; /* the lane that knows the tile's first page */
+    for (int32_t key = key_begin; key < key_end; key += BLOCK_KEYS, tile++) {
+      if (at == 0) {
+        pages = next_pages;
+        next_pages = pages_of_boxes(a, &part, key + 32 * a->box_keys, key_end, lane);
+      }
+      int32_t tile_pages[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        tile_pages[i] = __shfl_sync(0xffffffffu, pages, at + i);
+      at = (at + boxes) % 32;
+      const int owner = tile % 2;
+      const uint32_t stage = base + HOPPER_STAGE_OFFSET(owner), parity = tile / 2 % 2 ^ 1;
+      const int32_t slot = key % a->page_size;
+      barrier_wait(shared_address(&control->empty[owner][0]), parity);
+      if (lane == 0) {
+        const uint32_t full = shared_address(&control->full[owner][0]);
+        barrier_arrive_expecting(full, 4 * BOX_BYTES);
+        copy_columns(a, map, stage, full, owner * 4, 4, tile_pages, slot, part.kv_head);
+      }
+      __syncwarp();
+      barrier_wait(shared_address(&control->empty[owner][1]), parity);
+      if (lane == 0) {
+        const int rest = (1 - owner) * 4;
+        const uint32_t second = shared_address(&control->full[owner][1]);
+        const uint32_t third = shared_address(&control->full[owner][2]);
+        barrier_arrive_expecting(second, 2 * BOX_BYTES);
+        copy_columns(a, map, stage, second, rest, 2, tile_pages, slot, part.kv_head);
+        barrier_arrive_expecting(third, 3 * BOX_BYTES);
+        copy_columns(a, map, stage, third, rest + 2, 2, tile_pages, slot, part.kv_head);
+        copy_columns(a, map, stage, third, 8, 1, tile_pages, slot, part.kv_head);
+      }
+      __syncwarp();
+    }
+  }
+}
+
+/* The rows of q of each piece, where wgmma takes them; zeros for rows that the tile does not have. */
+static __device__ __forceinline__ void feed_q(const decode_args *a, hopper_control *control, uint32_t base, int thread) {
+  enum { CHUNKS = 72 }; /* of 16 bytes in a row */
+  write_unowned_rows(a, thread, LOADERS);
+  const int nope_chunks = (576 - a->head_dim_rope) / 8;
+  for (uint32_t number = 0, q_number = 0;; number++) {
+    barrier_wait(shared_address(&control->piece_full[number % 2]), number / 2 % 2);
+    const piece *part = &control->pieces[number % 2];
+    if (part->batch < 0)
+      return;
+    if (part->block_begin < part->block_end) {
+      const piece_rows rows = rows_of_piece(a, part, HOPPER_ROWS);
+      barrier_wait(shared_address(&control->q_empty), q_number % 2 ^ 1);
+      /* Eight threads a row. */
+      for (int r = thread / 8; r < HOPPER_ROWS; r += LOADERS / 8) {
+        const bool valid = r < rows.count;
+        const row_place p = place_of_row(a, part, &rows, valid ? r : 0);
+        const uint16_t *nope = (const uint16_t *)a->q + p.batch * a->q_stride_batch + p.token * a->q_stride_token +
+                               p.head * a->q_stride_head;
+        const uint16_t *rope = a->q_rope ? (const uint16_t *)a->q_rope + p.batch * a->q_rope_stride_batch +
+                                               p.token * a->q_rope_stride_token + p.head * a->q_rope_stride_head
+                                         : nope;
+        for (int c = thread % 8; c < CHUNKS; c += 8)
+          cp_async_16(base + c / 8 * BOX_BYTES + r * 128 + ((c ^ r) % 8) * 16,
+                      c < nope_chunks ? nope + c * 8 : rope + (c - nope_chunks) * 8, valid ? 16 : 0);
+      }
+      cp_async_commit();
+      cp_async_wait(0);
+      fence_for_async();
+      barrier_arrive(shared_address(&control->q_full));
+      q_number++;
+    }
+    __syncwarp();
+    if (thread % 32 == 0)
+      barrier_arrive(shared_address(&control->piece_empty[number % 2]));
+  }
+}
+
+/* ---- Computing: warpgroups 0 and 1 ------------------------------------------------------------------- */
+
+/* The factor from one reference to another. */
+static __device__ __forceinline__ float growth(float from, float to) { return from == to ? 1 : exp2_approx(from - to); }
+
+/* Brings o to the rows' new references; most tiles have the old ones. The four warps branch together: the compiler may
+   put a product behind each way, and all of a warpgroup must execute the same one. */
+static __device__ __forceinline__ void follow_reference(float o[128], float reference[2], float next0, float next1,
+                                                        int group) {
+  if (any_of_warpgroup(1 + group, next0 != reference[0] || next1 != reference[1])) {
+    const float f[2] = {growth(reference[0], next0), growth(reference[1], next1)};
+#pragma unroll
+    for (int i = 0; i < 128; i++)
+      o[i] *= f[i / 2 % 2];
+    reference[0] = next0;
+    reference[1] = next1;
+  }
+}
+
+/* A row's 256 columns, of which this thread has two in eight. One loop for each type: this code runs cold, and its length
+   is its time. */
+static __device__ __forceinline__ void store_columns(void *row, int32_t dtype, const float *o, float f, int column) {
+  if (dtype == DTYPE_FP32) {
+#pragma unroll
+    for (int j = 0; j < 32; j++)
+      *(float2 *)((float *)row + column + j * 8) = make_float2(o[4 * j] * f, o[4 * j + 1] * f);
+  } else if (dtype == DTYPE_BF16) {
+#pragma unroll
+    for (int j = 0; j < 32; j++)
+      *(uint32_t *)((uint16_t *)row + column + j * 8) = pack_bf16(o[4 * j] * f, o[4 * j + 1] * f);
+  } else {
+#pragma unroll
+    for (int j = 0; j < 32; j++)
+      *(uint32_t *)((uint16_t *)row + column + j * 8) = pack_fp16(o[4 * j] * f, o[4 * j + 1] * f);
+  }
+}
+
+/* Zeros for what lies behind the last key in the columns that this warpgroup adds: 0 times NaN is NaN. */
+static __device__ __forceinline__ void clear_tail(uint32_t columns, int first, int thread, int group) {
+  const int chunks = (BLOCK_KEYS - first) * 8; /* of a box */
+  for (int i = thread; i < 4 * chunks; i += 128)
+    store_zeros_128(columns + i / chunks * BOX_BYTES + first * 128 + i % chunks * 16);
+  fence_for_async();
+  named_barrier(1 + group, 128);
+}
+
+#define KERNEL_NAME fmlai_decode_hopper_bf16_rows64
+#define TYPE bf16
+#define PACK pack_bf16
+#include "decode_hopper.cuh"
+
+#define KERNEL_NAME fmlai_decode_hopper_fp16_rows64
+#define TYPE f16
+#define PACK pack_fp16
+#include "decode_hopper.cuh"

@@ -1,0 +1,258 @@
+/*
+ * The Hopper decode kernel's body, for head_dim_k 576 and head_dim_v 512: 64 query rows against tiles of 64 keys. The
+ * including file defines, and this file undefines: KERNEL_NAME, TYPE (bf16 or f16, as in PTX), PACK.
+ *
+ * Warpgroups 0 and 1 compute, in turns: warpgroup t % 2 owns tile t, which lies in stage t % 2. It multiplies q by the
+ * tile's keys and makes the probabilities; then each warpgroup adds the tile to its half of the output's columns. So of
+ * a stage each warpgroup reads one half of the columns last, and hands it back by itself. Probabilities go to the other
+ * warpgroup through shared memory, in the place of the tile's RoPE columns, which are no part of V.
+ *
+ * Probabilities are taken relative to a reference, which follows a row's maximum only when that has grown by more than
+ * 2^SLACK. References go from tile to tile, from owner to owner; each tile's is published with its probabilities.
+ *
+ * Warpgroup 2 feeds them: warp 0 walks the schedule and starts the copies of keys, the other warps load q.
+ */
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+
+extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
+    KERNEL_NAME(const __grid_constant__ fmlai_cuda_decode_args args, const __grid_constant__ fmlai_cuda_tensor_map map) {
+  extern __shared__ __align__(1024) char shared[];
+  const decode_args *a = &args;
+  const uint32_t base = shared_address(shared);
+  hopper_control *control = (hopper_control *)(shared + HOPPER_CONTROL_OFFSET);
+  const int thread = (int)threadIdx.x % 128, lane = thread % 32;
+  const int group = __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
+  const int warp = __shfl_sync(0xffffffffu, thread / 32, 0);
+
+  allow_dependents();
+  if (threadIdx.x == 0)
+    init_barriers(control);
+  __syncthreads();
+
+  if (group == 2) {
+    REGISTERS_DOWN_TO(56);
+    if (warp == 0)
+      feed_keys(a, &map, control, base, lane);
+    else
+      feed_q(a, control, base, thread - 32);
+  } else {
+    REGISTERS_UP_TO(224);
+    const uint32_t own = base + HOPPER_STAGE_OFFSET(group), other = base + HOPPER_STAGE_OFFSET(1 - group);
+    const uint32_t q_own = k_major(base + group * HALF_BYTES), q_other = k_major(base + (1 - group) * HALF_BYTES);
+    const uint32_t q_rope = k_major(base + 8 * BOX_BYTES);
+    const uint32_t k_own = k_major(own + group * HALF_BYTES), k_other = k_major(own + (1 - group) * HALF_BYTES);
+    const uint32_t k_rope = k_major(own + 8 * BOX_BYTES);
+    const uint32_t v_own = mn_major(own + group * HALF_BYTES), v_other = mn_major(other + group * HALF_BYTES);
+    const uint32_t p_other = k_major(other + 8 * BOX_BYTES);
+    const int row[2] = {warp * 16 + lane / 4, warp * 16 + lane / 4 + 8};
+    const float scale_log2 = a->softmax_scale * 1.4426950408889634f;
+    int32_t first_tile = 0; /* tiles are counted on through all pieces */
+    float s[32], o[128];
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+      s[i] = 0;
+
+    for (uint32_t number = 0, q_number = 0;; number++) {
+      barrier_wait(shared_address(&control->piece_full[number % 2]), number / 2 % 2);
+      const piece *part = &control->pieces[number % 2];
+      if (part->batch < 0)
+        break;
+      const piece_rows rows = rows_of_piece(a, part, HOPPER_ROWS);
+      const int32_t key_begin = part->block_begin * BLOCK_KEYS;
+      const int32_t key_end = min(part->block_end * BLOCK_KEYS, part->seq.seqlen_k);
+      const int32_t end_tile = first_tile + (key_end - key_begin + BLOCK_KEYS - 1) / BLOCK_KEYS;
+      int32_t visible_end[2] = {key_end, key_end};
+      if (a->flags & FLAG_CAUSAL)
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+          visible_end[i] = min(key_end, part->seq.seqlen_k - part->seq.seqlen_q +
+                                            (rows.first + row[i]) / a->group_heads + 1);
+
+      float reference[2] = {-INFINITY, -INFINITY}; /* of o, in base 2 */
+      float sum[2] = {0, 0}, sum_reference[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+      for (int i = 0; i < 128; i++)
+        o[i] = 0;
+
+      /* The other warpgroup's tile `tile`, once its probabilities are there: to the same reference, then o += P V. */
+#define AWAIT_OTHER(tile)                                                                                        \
+      barrier_wait(shared_address(&control->ready[1 - group]), (tile) / 2 % 2);                                      \
+      follow_reference(o, reference, control->reference[1 - group][row[0]], control->reference[1 - group][row[1]], \
+                   group)
+#define ADD_OTHER()                                                                                              \
+      do {                                                                                                           \
+    products_fence();                                                                                            \
+    _Pragma("unroll") for (int k = 0; k < 4; k++)                                                                \
+        JOIN(product_64x256_, TYPE)(o, bytes_on(p_other, k * 32), bytes_on(v_other, k * 2048));                  \
+    products_commit();                                                                                           \
+      } while (0)
+
+      if (first_tile < end_tile)
+        barrier_wait(shared_address(&control->q_full), q_number % 2);
+      for (int32_t tile = first_tile + ((first_tile ^ group) & 1); tile < end_tile; tile += 2) {
+        const uint32_t parity = tile / 2 % 2;
+        barrier_wait(shared_address(&control->full[group][0]), parity);
+        products_fence();
+#pragma unroll
+        for (int k = 0; k < 16; k++)
+          JOIN(product_64x64_, TYPE)(s, bytes_on(q_own, k / 4 * BOX_BYTES + k % 4 * 32),
+                                     bytes_on(k_own, k / 4 * BOX_BYTES + k % 4 * 32), k > 0);
+        products_commit();
+        /* What this tile still lacks can be on its way only when the memory of the one before is handed back: so that one's
+           output is added in the middle of the scores. */
+        PRODUCTS_WAIT(0); /* none is under way where the four warps may branch */
+        settle_32(s);
+        if (tile > first_tile) {
+          AWAIT_OTHER(tile - 1);
+          ADD_OTHER();
+          PRODUCTS_WAIT(0);
+          settle_128(o);
+          if (lane == 0)
+            barrier_arrive(shared_address(&control->empty[1 - group][1]));
+        }
+        barrier_wait(shared_address(&control->full[group][1]), parity);
+        products_fence();
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+          JOIN(product_64x64_, TYPE)(s, bytes_on(q_other, k / 4 * BOX_BYTES + k % 4 * 32),
+                                     bytes_on(k_other, k / 4 * BOX_BYTES + k % 4 * 32), 1);
+        products_commit();
+        barrier_wait(shared_address(&control->full[group][2]), parity);
+        products_fence();
+#pragma unroll
+        for (int k = 8; k < 16; k++)
+          JOIN(product_64x64_, TYPE)(s, bytes_on(q_other, k / 4 * BOX_BYTES + k % 4 * 32),
+                                     bytes_on(k_other, k / 4 * BOX_BYTES + k % 4 * 32), 1);
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+          JOIN(product_64x64_, TYPE)(s, bytes_on(q_rope, k * 32), bytes_on(k_rope, k * 32), 1);
+        products_commit();
+
+        PRODUCTS_WAIT(0);
+        settle_32(s);
+
+        /* Probabilities. */
+        const int32_t first_key = key_begin + (tile - first_tile) * BLOCK_KEYS;
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+          s[i] *= scale_log2;
+        if (first_key + BLOCK_KEYS > min(visible_end[0], visible_end[1]))
+#pragma unroll
+          for (int i = 0; i < 32; i++)
+            if (first_key + i / 4 * 8 + lane % 4 * 2 + i % 2 >= visible_end[i / 2 % 2])
+              s[i] = -INFINITY;
+        float next[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          float largest = fmaxf(s[2 * i], s[2 * i + 1]);
+#pragma unroll
+          for (int j = 1; j < 8; j++)
+            largest = fmaxf(largest, fmaxf(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]));
+          largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+          largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+          next[i] = largest > reference[i] + SLACK ? largest : reference[i];
+          sum[i] *= growth(sum_reference[i], next[i]);
+          sum_reference[i] = next[i];
+          const float from = next[i] == -INFINITY ? 0 : next[i];
+#pragma unroll
+          for (int j = 0; j < 8; j++) {
+            s[4 * j + 2 * i] = exp2_approx(s[4 * j + 2 * i] - from);
+            s[4 * j + 2 * i + 1] = exp2_approx(s[4 * j + 2 * i + 1] - from);
+            sum[i] += s[4 * j + 2 * i] + s[4 * j + 2 * i + 1];
+          }
+        }
+        uint32_t p[16];
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+          p[i] = PACK(s[2 * i], s[2 * i + 1]);
+        /* p[4k .. 4k + 3]: keys 16k .. 16k + 15; the matrices are rows 0-7 and 8-15 of the first 8 keys, then of the last. */
+        const int p_row = warp * 16 + lane % 16;
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+          stmatrix_x4(own + 8 * BOX_BYTES + p_row * 128 + (((k * 2 + lane / 16) ^ (p_row % 8)) * 16), &p[4 * k]);
+        if (lane % 4 == 0) {
+          control->reference[group][row[0]] = next[0];
+          control->reference[group][row[1]] = next[1];
+        }
+        fence_for_async();
+        __syncwarp();
+        if (lane == 0)
+          barrier_arrive(shared_address(&control->ready[group]));
+
+        if (tile + 2 >= end_tile && lane == 0) /* the piece's last use of q here */
+          barrier_arrive(shared_address(&control->q_empty));
+        follow_reference(o, reference, next[0], next[1], group);
+        if (first_key + BLOCK_KEYS > key_end)
+          clear_tail(own + group * HALF_BYTES, key_end - first_key, thread, group);
+        products_fence();
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+          JOIN(product_64x256_registers_, TYPE)(o, &p[4 * k], bytes_on(v_own, k * 2048));
+        products_commit();
+        PRODUCTS_WAIT(0);
+        settle_128(o);
+        if (lane == 0)
+          barrier_arrive(shared_address(&control->empty[group][0]));
+              
+      }
+
+      if (first_tile < end_tile) {
+        const int32_t last = end_tile - 1;
+        if (first_tile == last && last % 2 != group && lane == 0) /* no tile here */
+          barrier_arrive(shared_address(&control->q_empty));
+        if (last % 2 != group) {
+          AWAIT_OTHER(last);
+          const int32_t last_key = key_begin + (last - first_tile) * BLOCK_KEYS;
+          if (last_key + BLOCK_KEYS > key_end)
+            clear_tail(other + group * HALF_BYTES, key_end - last_key, thread, group);
+          ADD_OTHER();
+          PRODUCTS_WAIT(0);
+          settle_128(o);
+          if (lane == 0)
+            barrier_arrive(shared_address(&control->empty[1 - group][1]));
+        }
+        q_number++;
+      }
+      first_tile = end_tile;
+#undef AWAIT_OTHER
+#undef ADD_OTHER
+
+      /* Both warpgroups' sums, in two places by turns: one may be read still when the other is written. */
+      hopper_sums *sums = &control->sums[number % 2];
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 1);
+        sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 2);
+        if (lane % 4 == 0) {
+          sums->sum[group][row[i]] = sum[i];
+          sums->reference[group][row[i]] = sum_reference[i];
+        }
+      }
+      named_barrier(BOTH_GROUPS, 256);
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        if (row[i] >= rows.count)
+          continue;
+        /* The same bits whichever warpgroup had the first tile: plain products and one sum. */
+        const float total =
+            __fadd_rn(__fmul_rn(sums->sum[0][row[i]], growth(sums->reference[0][row[i]], reference[i])),
+                      __fmul_rn(sums->sum[1][row[i]], growth(sums->reference[1][row[i]], reference[i])));
+        const float f = end_row(a, part, &rows, row[i], HOPPER_ROWS, reference[i], total, group == 0 && lane % 4 == 0);
+        int32_t dtype;
+        void *out = row_target(a, part, &rows, row[i], HOPPER_ROWS, &dtype);
+        store_columns(out, dtype, o + 2 * i, f, group * 256 + lane % 4 * 2);
+      }
+      __syncwarp();
+      if (lane == 0)
+        barrier_arrive(shared_address(&control->piece_empty[number % 2]));
+    }
+  }
+}
+
+#undef JOIN
+#undef JOIN_
+#undef KERNEL_NAME
+#undef TYPE
+#undef PACK
