@@ -1,0 +1,205 @@
+"""The custom ops flash_mla::decode and flash_mla::merge, and decode_out and merge_out that write to given tensors.
+
+Importing this module registers them. Memory comes from torch's allocator, work goes to the current stream of the
+tensors' device, and nothing waits for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._library import CPU, context
+from ._plans import Plan, plan_decode, plan_merge
+
+
+def _stream(device: int) -> int:
+    """The handle of the device's current stream. torch.cuda.current_stream builds an object around it each time."""
+    handle: int = 0 if device == CPU else torch._C._cuda_getCurrentRawStream(device)
+    return handle
+
+
+def _run(
+    plan_call: Callable[..., Plan],
+    inputs: tuple[Tensor | None, ...],
+    out: Tensor | None,
+    lse: Tensor | None,
+    out_dtype: torch.dtype,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    """Plans a call, makes the outputs that are None, and runs it. An engine waits for this code: it is kept short."""
+    first = inputs[0]
+    assert first is not None
+    device = first.get_device()
+    tensors = (*inputs, out, lse)
+    specs = tuple([None if t is None else (t.shape, t.stride(), t.dtype, t.get_device()) for t in tensors])
+    plan = plan_call(context(device), specs, out_dtype, *options)
+    if out is None:  # strides make it quicker
+        out = first.new_empty_strided(plan.out_shape, plan.out_strides, dtype=out_dtype)
+    if lse is None:
+        lse = first.new_empty_strided(plan.lse_shape, plan.lse_strides, dtype=torch.float32)
+    workspace = first.new_empty(plan.workspace_bytes, dtype=torch.uint8)
+    pointers = [0 if t is None else t.data_ptr() for t in inputs]
+    pointers += (out.data_ptr(), lse.data_ptr())
+    plan.run(pointers, workspace.data_ptr(), _stream(device))
+    return out, lse
+
+
+def _decode(
+    q: Tensor,
+    q_rope: Tensor | None,
+    kv_cache: Tensor,
+    block_table: Tensor,
+    cache_seqlens: Tensor,
+    cu_seqlens_q: Tensor | None,
+    sink: Tensor | None,
+    out_dtype: torch.dtype | None,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    inputs = (q, q_rope, kv_cache, block_table, cache_seqlens, cu_seqlens_q, sink)
+    return _run(plan_decode, inputs, None, None, out_dtype or q.dtype, *options)
+
+
+def _decode_out(
+    q: Tensor,
+    q_rope: Tensor | None,
+    kv_cache: Tensor,
+    block_table: Tensor,
+    cache_seqlens: Tensor,
+    cu_seqlens_q: Tensor | None,
+    sink: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    *options: Any,
+) -> None:
+    inputs = (q, q_rope, kv_cache, block_table, cache_seqlens, cu_seqlens_q, sink)
+    _run(plan_decode, inputs, out, lse, out.dtype, *options)
+
+
+def _merge(
+    out_parts: Tensor, lse_parts: Tensor, sink: Tensor | None, out_dtype: torch.dtype | None, flags: int
+) -> tuple[Tensor, Tensor]:
+    return _run(plan_merge, (out_parts, lse_parts, sink), None, None, out_dtype or out_parts.dtype, flags)
+
+
+def _merge_out(out_parts: Tensor, lse_parts: Tensor, sink: Tensor | None, out: Tensor, lse: Tensor, flags: int) -> None:
+    _run(plan_merge, (out_parts, lse_parts, sink), out, lse, out.dtype, flags)
+
+
+def _empty_outputs(like: Tensor, rows: Any, heads: Any, dim: Any, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """out [*rows, heads, dim] and lse, which has the last of the rows, the tokens, behind the heads."""
+    out = like.new_empty((*rows, heads, dim), dtype=dtype)
+    return out, like.new_empty((*rows[:-1], heads, rows[-1]), dtype=torch.float32)
+
+
+def _decode_fake(
+    q: Tensor,
+    q_rope: Tensor | None,
+    kv_cache: Tensor,
+    block_table: Tensor,
+    cache_seqlens: Tensor,
+    cu_seqlens_q: Tensor | None,
+    sink: Tensor | None,
+    out_dtype: torch.dtype | None,
+    head_dim_v: int,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    *rows, heads, _ = q.shape
+    return _empty_outputs(q, rows, heads, head_dim_v, out_dtype)
+
+
+def _merge_fake(
+    out_parts: Tensor, lse_parts: Tensor, sink: Tensor | None, out_dtype: torch.dtype | None, flags: int
+) -> tuple[Tensor, Tensor]:
+    _, *rows, heads, dim = out_parts.shape
+    return _empty_outputs(out_parts, rows, heads, dim, out_dtype)
+
+
+def _nothing(*arguments: Any) -> None:
+    """What an op that only writes to given tensors gives."""
+
+
+_DECODE_INPUTS = (
+    "Tensor q, Tensor? q_rope, Tensor kv_cache, Tensor block_table, Tensor cache_seqlens, Tensor? cu_seqlens_q, "
+    "Tensor? sink"
+)
+_DECODE_OPTIONS = "int head_dim_v, float? softmax_scale, int flags, int? max_seqlen_q, int max_seqlen_k, int max_sms"
+_MERGE_INPUTS = "Tensor out_parts, Tensor lse_parts, Tensor? sink"
+_MERGE_OPTIONS = "int flags"
+
+_library_of_ops = torch.library.Library("flash_mla", "DEF")
+
+
+def _on_one_device(fake: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
+    """The fake function behind the check that a plan makes: a call with a tensor on "meta" ends here."""
+
+    def checked(*arguments: Any, **named: Any) -> Any:
+        tensors = {
+            name: a for name, a in (*zip(names, arguments, strict=False), *named.items()) if isinstance(a, Tensor)
+        }
+        first_name, first = next(iter(tensors.items()))
+        for name, tensor in tensors.items():
+            if tensor.device != first.device:
+                raise ValueError(
+                    f"{name} is on {tensor.device}, but {first_name} is on {first.device}; all must be on one device"
+                )
+        return fake(*arguments, **named)
+
+    return checked
+
+
+def _register(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    # The compiler has to keep the strides that the caller's tensors have.
+    _library_of_ops.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+    name = schema.partition("(")[0]
+    for backend in ("CPU", "CUDA"):
+        _library_of_ops.impl(name, function, backend)
+    op = getattr(torch.ops.flash_mla, name).default
+    names = [argument.name for argument in op._schema.arguments]
+    torch.library.register_fake(f"flash_mla::{name}", _on_one_device(fake, names), lib=_library_of_ops)
+    registered: Callable[..., Any] = op
+    return registered
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op in its two forms. Called, it makes the outputs that are None."""
+
+    functional: Callable[..., tuple[Tensor, Tensor]]
+    to_given: Callable[..., None]
+    empty_outputs: Callable[..., tuple[Tensor, Tensor]]
+
+    def __call__(
+        self,
+        inputs: tuple[Tensor | None, ...],
+        out: Tensor | None,
+        lse: Tensor | None,
+        out_dtype: torch.dtype | None,
+        options: tuple[Any, ...],
+    ) -> tuple[Tensor, Tensor]:
+        if out is None and lse is None:
+            return self.functional(*inputs, out_dtype, *options)
+        if out is None or lse is None:
+            fresh = self.empty_outputs(*inputs, out_dtype, *options)
+            out, lse = fresh[0] if out is None else out, fresh[1] if lse is None else lse
+        self.to_given(*inputs, out, lse, *options)
+        return out, lse
+
+
+def _op(
+    name: str,
+    inputs: str,
+    options: str,
+    functional: Callable[..., Any],
+    to_given: Callable[..., Any],
+    empty_outputs: Callable[..., Any],
+) -> Op:
+    new = f"{name}({inputs}, ScalarType? out_dtype, {options}) -> (Tensor out, Tensor lse)"
+    given = f"{name}_out({inputs}, Tensor(a!) out, Tensor(b!) lse, {options}) -> ()"
+    return Op(_register(new, functional, empty_outputs), _register(given, to_given, _nothing), empty_outputs)
+
+
+decode = _op("decode", _DECODE_INPUTS, _DECODE_OPTIONS, _decode, _decode_out, _decode_fake)
+merge = _op("merge", _MERGE_INPUTS, _MERGE_OPTIONS, _merge, _merge_out, _merge_fake)

@@ -1,0 +1,116 @@
+"""What only a GPU has: graphs, streams, several devices. Elsewhere these are skipped."""
+
+import dense
+import flash_mla
+import pytest
+import torch
+from torch import Tensor
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+CASE = dense.Case(3, 2, 140, 16, 1, varlen=True, causal=True)
+MANY_CYCLES = 500_000_000  # a quarter of a second and more
+
+
+def decode(step: dense.Step) -> tuple[Tensor, Tensor]:
+    return flash_mla.flash_mla_with_kvcache(
+        step.q, step.kv_cache, step.block_table, step.cache_seqlens, 512, *flash_mla.get_mla_metadata(), causal=True
+    )
+
+
+def make_step(device: str = "cuda", seed: int = 0) -> dense.Step:
+    return dense.make_step(CASE, torch.bfloat16, device, seed)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_graph_with_other_lengths(older: bool) -> None:
+    """Replays after the lengths, the table, the cache and the queries have changed in their places."""
+    step = make_step()
+    metadata = flash_mla.get_mla_metadata(*([step.cache_seqlens, 32, 1] if older else []))
+    arguments = (step.q, step.kv_cache, step.block_table, step.cache_seqlens, 512, *metadata)
+    flash_mla.flash_mla_with_kvcache(*arguments, causal=True)  # opens the device
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out, lse = flash_mla.flash_mla_with_kvcache(*arguments, causal=True)
+    for seed in range(4):
+        # Lengths fall: the pages of the first step are enough for each.
+        other = make_step(seed=seed)
+        other.cache_seqlens.clamp_(max=20 * (4 - seed))
+        pages, columns = step.kv_cache.shape[0], step.block_table.shape[1]
+        step.q.copy_(other.q)
+        step.cache_seqlens.copy_(other.cache_seqlens)
+        order = torch.randperm(pages, device="cuda", dtype=torch.int32)
+        step.block_table.copy_(order.view(-1, columns))
+        step.kv_cache.copy_(torch.randn_like(step.kv_cache).div_(10).clamp_(-1, 1))
+        graph.replay()
+        dense.check(step, True, out, lse)
+
+
+def test_graph_from_the_compiler() -> None:
+    compiled = torch.compile(decode, fullgraph=True, mode="reduce-overhead")
+    step = make_step()
+    for length in (100, 37, 0):
+        step.cache_seqlens.clamp_(max=length)
+        step.kv_cache.nan_to_num_()
+        torch.compiler.cudagraph_mark_step_begin()
+        out, lse = compiled(step)
+        dense.check(step, True, out, lse)
+
+
+def test_current_stream() -> None:
+    """Work behind other work of the stream that is current, and the host waits for neither."""
+    step = make_step()
+    decode(step)
+    q = step.q.clone()
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        step.q.zero_()
+        torch.cuda._sleep(MANY_CYCLES)
+        step.q.copy_(q)
+        slept = torch.cuda.Event()
+        slept.record()
+        out, lse = decode(step)
+        assert not slept.query(), "the call waited"
+    stream.synchronize()
+    dense.check(step, True, out, lse)
+
+
+def test_memory_is_given_back() -> None:
+    """Nothing stays allocated but the outputs, and those come from torch's allocator."""
+    step = make_step()
+    decode(step)
+    before = torch.cuda.memory_allocated()
+    out, lse = decode(step)
+    held = torch.cuda.memory_allocated() - before
+    rounding = 2 * 512
+    assert out.nbytes + lse.nbytes <= held <= out.nbytes + lse.nbytes + rounding
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_device_that_is_not_current() -> None:
+    step = make_step("cuda:1")
+    assert torch.cuda.current_device() == 0
+    out, lse = decode(step)
+    assert out.device == lse.device == torch.device("cuda:1")
+    dense.check(step, True, out, lse)
+    assert torch.cuda.current_device() == 0
+
+
+def test_what_a_gpu_does_not_take() -> None:
+    step = make_step()
+    with pytest.raises(RuntimeError, match="head_dim_k is 575, but on a GPU must be a multiple of 16"):
+        flash_mla.decode(step.q[..., 1:], step.kv_cache[..., 1:], step.block_table, step.cache_seqlens)
+    with pytest.raises(RuntimeError, match="on a GPU must be aligned"):
+        flash_mla.decode(
+            step.q[..., 1:513], step.kv_cache[..., 1:513], step.block_table, step.cache_seqlens, head_dim_v=512
+        )
+
+
+def test_checked_mode_names_a_bad_page() -> None:
+    step = make_step()
+    arguments = (step.q, step.kv_cache, step.block_table, step.cache_seqlens)
+    flash_mla.decode(*arguments, checked=True)
+    step.block_table[0, 0] = len(step.kv_cache)
+    with pytest.raises(ValueError, match=str(len(step.kv_cache))):
+        flash_mla.decode(*arguments, checked=True)
