@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from itertools import combinations, product
 
 import torch
@@ -78,27 +79,37 @@ def make_lengths(case: Case, seed: int = 0) -> Tensor:
     return torch.tensor(lengths, dtype=torch.int32)
 
 
+@lru_cache(2)
+def draw_pool(dtype: torch.dtype, device: str, seed: int) -> Tensor:
+    """Values that pages are cut from: to draw gigabytes of cache anew for each case would take most of the time."""
+    return draw((1 << 22,), dtype, device, seed)
+
+
+def draw(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> Tensor:
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(shape, device=device, generator=generator).div_(10).clamp_(-1, 1).to(dtype)
+
+
 def make_step(case: Case, dtype: torch.dtype, device: str, seed: int = 0) -> Step:
     """Drawn values; pages in drawn order; NaN in pages without tokens and behind each sequence's last token."""
-    generator = torch.Generator(device).manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return (
-            torch.randn(shape, dtype=torch.float32, device=device, generator=generator).div_(10).clamp_(-1, 1).to(dtype)
-        )
-
+    rng = random.Random(seed)
     lengths = make_lengths(case, seed)
-    columns = 4 * max(math.ceil(int(lengths.max()) / 256), 1)
-    num_pages = case.batch * columns
-    table = torch.randperm(num_pages, generator=torch.Generator().manual_seed(seed)).view(case.batch, columns).int()
-    q = draw(case.batch, case.seqlen_q, case.heads, HEAD_DIM)
-    cache = draw(num_pages, PAGE_SIZE, case.kv_heads, HEAD_DIM)
-    for row, length in zip(table, lengths.tolist(), strict=True):
-        used, last = -(-length // PAGE_SIZE), length % PAGE_SIZE
-        cache[row[used:].long()] = math.nan
-        if last:
-            cache[row[used - 1], last:] = math.nan
-        row[used:] = UNUSED_PAGE
+    used = [-(-length // PAGE_SIZE) for length in lengths.tolist()]
+    columns = 4 * max(math.ceil(max(used) / 4), 1)
+    pages = list(range(sum(used) + 4 * case.batch))
+    rng.shuffle(pages)
+    pool, shape = draw_pool(dtype, device, seed), (PAGE_SIZE, case.kv_heads, HEAD_DIM)
+    cache = torch.full((len(pages), *shape), math.nan, dtype=dtype, device=device)
+    table = torch.full((case.batch, columns), UNUSED_PAGE, dtype=torch.int32)
+    for row, length, count in zip(table, lengths.tolist(), used, strict=True):
+        own, pages = pages[:count], pages[count:]
+        row[:count] = torch.tensor(own)
+        for page in own:
+            start = rng.randrange(pool.numel() - math.prod(shape))
+            cache[page] = pool[start : start + math.prod(shape)].view(shape)
+        if length % PAGE_SIZE:
+            cache[own[-1], length % PAGE_SIZE :] = math.nan
+    q = draw((case.batch, case.seqlen_q, case.heads, HEAD_DIM), dtype, device, seed + 1)
     return Step(q, cache, table.to(device), lengths.to(device))
 
 
