@@ -29,4 +29,4 @@ install: build
 	cmake --install $(BUILD)
 
 clean:
-	rm -rf $(BUILD) build-test build-asan build-tsan
+	rm -rf $(BUILD) build-test build-asan build-tsan build-python

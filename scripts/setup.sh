@@ -3,9 +3,10 @@
 # usage: setup.sh build|test|lint
 set -eu
 
-# job: tool or header that shows that a package is there = Debian package
+# job: what shows that a package is there (a tool, a pkg-config file, a file or module of Python's) = Debian package
 build="cc=gcc cmake=cmake ninja=ninja-build pkg-config=pkg-config pkg:jansson=libjansson-dev"
-tests="$build c++=g++ qemu-x86_64=qemu-user pkg:cmocka=libcmocka-dev"
+tests="$build c++=g++ qemu-x86_64=qemu-user pkg:cmocka=libcmocka-dev python3=python3 \
+py:ensurepip=python3-venv pyheader:Python.h=python3-dev"
 lint="$tests clang=clang clang-format=clang-format clang-tidy=clang-tidy shellcheck=shellcheck mandoc=mandoc"
 
 case "${1-}" in
@@ -21,6 +22,8 @@ esac
 is_there() {
   case "$1" in
   pkg:*) pkg-config --exists "${1#pkg:}" 2>/dev/null ;;
+  py:*) python3 -c "import ${1#py:}" 2>/dev/null ;;
+  pyheader:*) [ -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)/${1#pyheader:}" ] ;;
   *) command -v "$1" >/dev/null 2>&1 ;;
   esac
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole suite: a plain build with every test, then the same code under AddressSanitizer with
-# UndefinedBehaviorSanitizer, and under ThreadSanitizer. The last line is `N passed, N failed`.
+# The whole suite: a plain build with every test, the Python package, then the C code under
+# AddressSanitizer with UndefinedBehaviorSanitizer, and under ThreadSanitizer. The last line is `N passed, N failed`.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 4
 
@@ -32,7 +32,26 @@ suite() {
   failed=$((failed + bad))
 }
 
+# counted WORD TEXT: the number before the word, or 0
+counted() {
+  local text
+  text=$(grep -oE "[0-9]+ $1" <<<"$2") || text=0
+  echo "${text%% *}"
+}
+
+python_suite() {
+  local log=build-python/suite.log summary
+  echo "== python =="
+  mkdir -p build-python
+  CUDA_VISIBLE_DEVICES='' tests/python/run.sh -q 2>&1 | tee "$log"
+  summary=$(tail -1 "$log" | grep -E '(passed|failed|errors?).* in ')
+  passed=$((passed + $(counted passed "$summary")))
+  failed=$((failed + $(counted failed "$summary") + $(counted error "$summary")))
+  [ -n "$summary" ] || failed=$((failed + 1)) # it did not come to the end
+}
+
 suite test "" AUTO
+python_suite
 # Sanitizers see host code alone; the GPUs' is compiled once.
 suite asan address,undefined OFF --label-exclude plain
 suite tsan thread OFF --label-exclude 'plain|single-threaded'

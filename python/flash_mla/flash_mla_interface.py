@@ -37,6 +37,8 @@ def get_mla_metadata(*args: Any, **kwargs: Any) -> tuple[FlashMLASchedMeta, None
     cache_seqlens = args[0] if args else kwargs.get("cache_seqlens")
     if cache_seqlens is None:
         return FlashMLASchedMeta(), None
+    if not isinstance(cache_seqlens, Tensor):
+        raise TypeError(f"cache_seqlens is a {type(cache_seqlens).__name__}, but must be a torch.Tensor")
     num_parts = max(_library.num_sms(cache_seqlens.get_device()), 1)
     return (
         cache_seqlens.new_zeros((num_parts, _TABLE_COLUMNS), dtype=torch.int32),
@@ -50,7 +52,7 @@ def flash_mla_with_kvcache(
     block_table: Tensor | None,
     cache_seqlens: Tensor | None,
     head_dim_v: int,
-    tile_scheduler_metadata: FlashMLASchedMeta | Tensor | None = None,
+    tile_scheduler_metadata: FlashMLASchedMeta | Tensor | None,
     num_splits: Tensor | None = None,
     softmax_scale: float | None = None,
     causal: bool = False,

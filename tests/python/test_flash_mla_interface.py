@@ -39,28 +39,23 @@ def test_names() -> None:
 
 
 def test_signature() -> None:
+    required = ["q", "k_cache", "block_table", "cache_seqlens", "head_dim_v", "tile_scheduler_metadata"]
+    optional = {
+        "num_splits": None,
+        "softmax_scale": None,
+        "causal": False,
+        "is_fp8_kvcache": False,
+        "indices": None,
+        "attn_sink": None,
+        "extra_k_cache": None,
+        "extra_indices_in_kvcache": None,
+        "topk_length": None,
+        "extra_topk_length": None,
+    }
     parameters = inspect.signature(flash_mla.flash_mla_with_kvcache).parameters
-    assert list(parameters) == [
-        "q",
-        "k_cache",
-        "block_table",
-        "cache_seqlens",
-        "head_dim_v",
-        "tile_scheduler_metadata",
-        "num_splits",
-        "softmax_scale",
-        "causal",
-        "is_fp8_kvcache",
-        "indices",
-        "attn_sink",
-        "extra_k_cache",
-        "extra_indices_in_kvcache",
-        "topk_length",
-        "extra_topk_length",
-    ]
-    assert all(parameters[name].default is None for name in ("num_splits", "softmax_scale", "indices", "attn_sink"))
-    assert parameters["causal"].default is False
-    assert parameters["is_fp8_kvcache"].default is False
+    assert list(parameters) == [*required, *optional]
+    assert all(parameters[name].default is inspect.Parameter.empty for name in required)
+    assert {name: parameters[name].default for name in optional} == optional
 
 
 def test_newer_convention(device: str) -> None:
@@ -93,6 +88,8 @@ def test_older_convention(device: str) -> None:
     dense.check(step, True, *decode(step, kept_table, kept_splits[: len(num_splits)]))
     named, _ = flash_mla.get_mla_metadata(cache_seqlens=step.cache_seqlens, num_heads_k=1, is_fp8_kvcache=False)
     assert named.shape == table.shape
+    with pytest.raises(TypeError, match="cache_seqlens is a list"):
+        flash_mla.get_mla_metadata(step.cache_seqlens.tolist(), 16, 1)
 
 
 def test_rows_without_keys(device: str) -> None:
