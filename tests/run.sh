@@ -40,14 +40,16 @@ counted() {
 }
 
 python_suite() {
-  local log=build-python/suite.log summary
+  local log=build-python/suite.log summary status bad
   echo "== python =="
   mkdir -p build-python
   CUDA_VISIBLE_DEVICES='' tests/python/run.sh -q 2>&1 | tee "$log"
-  summary=$(tail -1 "$log" | grep -E '(passed|failed|errors?).* in ')
+  status=${PIPESTATUS[0]}
+  summary=$(grep -E '[0-9]+ (passed|failed|errors?).* in [0-9.]+s' "$log" | tail -1)
+  bad=$(($(counted failed "$summary") + $(counted error "$summary")))
+  [ "$status" -eq 0 ] || [ "$bad" -gt 0 ] || bad=1 # it did not come to the end
   passed=$((passed + $(counted passed "$summary")))
-  failed=$((failed + $(counted failed "$summary") + $(counted error "$summary")))
-  [ -n "$summary" ] || failed=$((failed + 1)) # it did not come to the end
+  failed=$((failed + bad))
 }
 
 suite test "" AUTO
