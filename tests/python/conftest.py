@@ -6,7 +6,7 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="every shape of FlashMLA's dense test (most of an hour on two cores)")
+    parser.addoption("--full", action="store_true", help="every shape of FlashMLA's dense test (most of an hour)")
     parser.addoption("--wheel", help="the wheel that is installed, to be looked at too")
     parser.addoption("--device", help="cpu or cuda; by default the GPU if there is one")
 
