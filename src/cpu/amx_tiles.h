@@ -36,8 +36,10 @@ static inline void tiles_end(void) {
 }
 #define tile_zero(tile)               _tile_zero(tile)
 #define tile_load(tile, from, stride) _tile_loadd(tile, from, stride)
-#define tile_store(tile, to, stride)  _tile_stored(tile, to, stride)
-#define tile_multiply_add(tile, a, b) _tile_dpbf16ps(tile, a, b)
+/* Leaves the first cache to others. */
+#define tile_load_once(tile, from, stride) _tile_stream_loadd(tile, from, stride)
+#define tile_store(tile, to, stride)       _tile_stored(tile, to, stride)
+#define tile_multiply_add(tile, a, b)      _tile_dpbf16ps(tile, a, b)
 
 #else
 
@@ -56,6 +58,7 @@ static inline void tile_load(int tile, const void *from, int64_t stride) {
   for (int i = 0; i < TILE_DIM; i++)
     memcpy(tiles[tile][i], (const char *)from + i * stride, TILE_ROW_BYTES);
 }
+#define tile_load_once(tile, from, stride) tile_load(tile, from, stride)
 static inline void tile_store(int tile, void *to, int64_t stride) {
   for (int i = 0; i < TILE_DIM; i++)
     memcpy((char *)to + i * stride, tiles[tile][i], TILE_ROW_BYTES);

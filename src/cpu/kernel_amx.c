@@ -1,7 +1,9 @@
 /*
- * AMX: tiles of 16 x 16 sums, each step 16 x 16 products of 32 BF16 pairs. Keys are rows of the left operand
- * and read where they lie, so that scores come with a lane for each row of q, as the softmax takes them. Values
- * are woven once into right operands; the probabilities, turned round, are the left ones.
+ * AMX: tiles of 16 x 16 sums, each step 16 x 16 products of 32 BF16 pairs. Keys come in groups of 32, and a
+ * group's keys stay in the first cache while all rows of q, from the second, meet them; its values are woven
+ * into right operands once for all rows. Scores have a lane for each row, as the softmax takes them; the
+ * probabilities, turned round, are left operands. The values of many groups are added at once, so that o is
+ * seldom read and written.
  */
 #include "cpu/simd_avx512.h"
 
@@ -15,17 +17,236 @@
 #include "cpu/features.h"
 #include "cpu/fetch.h"
 
-/* A block's values for 32 columns and its probabilities stay in the first cache while o, in the second, is met.
- */
-enum { BLOCK_KEYS = 128, MAX_TILE_ROWS = 512, STEP_KEYS = 32, DIM_STEP = 32 };
+enum { GROUP_KEYS = 32, BLOCK_GROUPS = 8, AHEAD_KEYS = 96, MAX_TILE_ROWS = 256, DIM_STEP = 32 };
+enum { TILE_BYTES = TILE_DIM * TILE_ROW_BYTES, TILE_FLOATS = TILE_DIM * TILE_DIM };
 
-/*
- * The lines of the next block that are fetched in each part of the work on this one, so that with few rows,
- * where memory sets the pace, each part has about its share.
- */
-enum { LINES_WITH_PAIR = 24, LINES_WITH_VALUES = 20 };
+/* From tile to tile of values, a line more than a tile, so that those of all groups do not meet in the same
+   places of a cache. A group's lie together: the few pages that they fill are what stores reach at once. */
+enum { VALUE_TILE_BYTES = TILE_BYTES + TILE_ROW_BYTES };
 
-enum { TILE_BYTES = TILE_DIM * TILE_ROW_BYTES };
+/* The two lane blocks whose scores are made together. */
+enum { UNIT_BLOCKS = 2, UNIT_FLOATS = UNIT_BLOCKS * GROUP_KEYS * LANES };
+
+typedef struct unit {
+  float *scores; /* [UNIT_BLOCKS][GROUP_KEYS][LANES] */
+  const fmlai_key_block *group;
+  int32_t lane_block, count, group_index;
+} unit;
+
+/* An item at work, and what vectors have to do beside the tiles, in small portions. */
+typedef struct item_work {
+  work w;
+  char *probabilities; /* [lane blocks][groups of the block] tiles */
+  char *values;        /* [groups of the block][vectors of columns] tiles */
+  float *o;            /* [lane blocks][vectors of columns] tiles */
+  float *scores;       /* of two units */
+  char *staging;       /* a group's keys, where they do not lie at even distances */
+  int32_t num_groups;  /* of the block, whose values and probabilities are there or begun */
+
+  const fmlai_key_block *group;
+  int32_t woven_key; /* of the group: the next */
+  unit last;         /* whose scores are there */
+  score_job job;     /* of the last unit's next lane block */
+  int32_t jobs_done;
+  fetcher fetch;
+  int32_t steps_since_pair, steps_of_pair; /* of the tiles, for two keys' values */
+  int32_t softmax_keys, fetched_lines;     /* for each step */
+} item_work;
+
+static char *probability_tile(const item_work *s, int32_t lane_block, int32_t group) {
+  return s->probabilities + ((size_t)lane_block * BLOCK_GROUPS + (size_t)group) * TILE_BYTES;
+}
+static char *value_tile(const item_work *s, int32_t vector, int32_t group) {
+  const int32_t vectors = s->w.p->head_dim_v / LANES;
+  return s->values + (size_t)(group * vectors + vector) * VALUE_TILE_BYTES;
+}
+static float *o_tile(const item_work *s, int32_t lane_block, int32_t vector) {
+  const int32_t vectors = s->w.p->head_dim_v / LANES;
+  return s->o + ((size_t)lane_block * (size_t)vectors + (size_t)vector) * TILE_FLOATS;
+}
+
+/* ---- Values ----------------------------------------------------------------------------------------- */
+
+/* o of two lane blocks and two vectors of columns, over the first `groups` of the block. */
+static void add_2x2(item_work *s, int32_t lane_block, int32_t vector, int32_t groups) {
+  float *top = o_tile(s, lane_block, vector), *bottom = o_tile(s, lane_block + 1, vector);
+  const char *p0 = probability_tile(s, lane_block, 0), *p1 = probability_tile(s, lane_block + 1, 0);
+  const char *v0 = value_tile(s, vector, 0), *v1 = value_tile(s, vector + 1, 0);
+  const size_t group_bytes = (size_t)(s->w.p->head_dim_v / LANES) * VALUE_TILE_BYTES;
+  TILE_BARRIER();
+  tile_load(0, top, TILE_ROW_BYTES);
+  tile_load(1, top + TILE_FLOATS, TILE_ROW_BYTES);
+  tile_load(2, bottom, TILE_ROW_BYTES);
+  tile_load(3, bottom + TILE_FLOATS, TILE_ROW_BYTES);
+  for (int32_t g = 0; g < groups; g++, v0 += group_bytes, v1 += group_bytes) {
+    const size_t at = (size_t)g * TILE_BYTES;
+    tile_load(4, p0 + at, TILE_ROW_BYTES);
+    tile_load(6, v0, TILE_ROW_BYTES);
+    tile_multiply_add(0, 4, 6);
+    tile_load(7, v1, TILE_ROW_BYTES);
+    tile_multiply_add(1, 4, 7);
+    tile_load(5, p1 + at, TILE_ROW_BYTES);
+    tile_multiply_add(2, 5, 6);
+    tile_multiply_add(3, 5, 7);
+    fetch_lines(&s->fetch, s->fetched_lines);
+  }
+  tile_store(0, top, TILE_ROW_BYTES);
+  tile_store(1, top + TILE_FLOATS, TILE_ROW_BYTES);
+  tile_store(2, bottom, TILE_ROW_BYTES);
+  tile_store(3, bottom + TILE_FLOATS, TILE_ROW_BYTES);
+  TILE_BARRIER();
+}
+
+/* o of one lane block and two vectors of columns. */
+static void add_1x2(item_work *s, int32_t lane_block, int32_t vector, int32_t groups) {
+  float *o = o_tile(s, lane_block, vector);
+  const char *p = probability_tile(s, lane_block, 0);
+  const char *v0 = value_tile(s, vector, 0), *v1 = value_tile(s, vector + 1, 0);
+  const size_t group_bytes = (size_t)(s->w.p->head_dim_v / LANES) * VALUE_TILE_BYTES;
+  TILE_BARRIER();
+  tile_load(0, o, TILE_ROW_BYTES);
+  tile_load(1, o + TILE_FLOATS, TILE_ROW_BYTES);
+  for (int32_t g = 0; g < groups; g++, v0 += group_bytes, v1 += group_bytes) {
+    const size_t at = (size_t)g * TILE_BYTES;
+    tile_load(4, p + at, TILE_ROW_BYTES);
+    tile_load(6, v0, TILE_ROW_BYTES);
+    tile_multiply_add(0, 4, 6);
+    tile_load(7, v1, TILE_ROW_BYTES);
+    tile_multiply_add(1, 4, 7);
+    fetch_lines(&s->fetch, s->fetched_lines);
+  }
+  tile_store(0, o, TILE_ROW_BYTES);
+  tile_store(1, o + TILE_FLOATS, TILE_ROW_BYTES);
+  TILE_BARRIER();
+}
+
+static void add_values(item_work *s) {
+  const int32_t vectors = s->w.p->head_dim_v / LANES, blocks = s->w.num_lane_blocks;
+  for (int32_t v = 0; v < vectors; v += 2) {
+    for (int32_t b = 0; b + 1 < blocks; b += 2)
+      add_2x2(s, b, v, s->num_groups);
+    if (blocks % 2 != 0)
+      add_1x2(s, blocks - 1, v, s->num_groups);
+  }
+  s->num_groups = 0;
+}
+
+/* ---- Beside the tiles: the softmax ------------------------------------------------------------------ */
+
+/* A unit's lane block has larger scores than its references allow: what was weighed by these is added to o,
+   which then follows the new ones. */
+static void move_lane_block(item_work *s, int32_t lane_block, const float *scores) {
+  work *w = &s->w;
+  const int32_t row = lane_block * LANES, vectors = w->p->head_dim_v / LANES;
+  float factor[LANES];
+  if (!move_references(scores, GROUP_KEYS, w->p->softmax_scale * LOG2E, w->reference + row, w->row_sum + row,
+                       w->weight + row, factor))
+    return;
+  if (s->last.group_index > 0) {
+    for (int32_t v = 0; v < vectors; v += 2)
+      add_1x2(s, lane_block, v, s->last.group_index);
+    memset(probability_tile(s, lane_block, 0), 0, (size_t)s->last.group_index * TILE_BYTES);
+  }
+  for (int32_t i = 0; i < LANES; i++)
+    if (factor[i] != 1)
+      for (int32_t v = 0; v < vectors; v++) {
+        float *o = o_tile(s, lane_block, v) + (size_t)i * LANES;
+        vec_store(o, vec_mul(vec_load(o), vec_set(factor[i])));
+      }
+}
+
+static float *unit_scores(const unit *u, int32_t i) {
+  return u->scores + (size_t)i * GROUP_KEYS * LANES;
+}
+
+static void begin_job(item_work *s) {
+  const work *w = &s->w;
+  const int32_t lane_block = s->last.lane_block + s->jobs_done, row = lane_block * LANES;
+  keep_references(&s->job, unit_scores(&s->last, s->jobs_done),
+                  (float *)(void *)probability_tile(s, lane_block, s->last.group_index), GROUP_KEYS,
+                  w->p->softmax_scale * LOG2E, w->reference + row, w->row_sum + row, w->weight + row);
+}
+
+/* The probabilities were made with the references as they are; whether a score was too large for that. */
+static bool must_move(const item_work *s) {
+  const vec none = vec_set(-INFINITY);
+  const vec reference = vec_load(s->w.reference + (s->last.lane_block + s->jobs_done) * LANES);
+  return vec_any_greater(s->job.largest, vec_where_greater(reference, none, vec_set(SLACK), none));
+}
+
+static void end_job(item_work *s) {
+  end_scores(&s->job);
+  /* From [16 key pairs][LANES], a right operand, to [LANES][16 key pairs], a left one. */
+  vec_transpose(s->job.probabilities, s->job.probabilities, LANES);
+  s->jobs_done++;
+  if (s->jobs_done < s->last.count)
+    begin_job(s);
+}
+
+/* Beside the tiles, whose registers are taken: references that must move wait until they are free. */
+INLINE void soften(item_work *s) {
+  if (s->jobs_done == s->last.count)
+    return;
+  if (s->job.at < GROUP_KEYS)
+    take_scores(&s->job, s->softmax_keys);
+  if (s->job.at == GROUP_KEYS && !must_move(s))
+    end_job(s);
+}
+
+static void begin_softmax(item_work *s, const unit *u) {
+  s->last = *u;
+  s->jobs_done = 0;
+  for (int32_t i = 0; i < u->count; i++)
+    mask_lane_block(&s->w, u->group, u->lane_block + i, unit_scores(u, i));
+  begin_job(s);
+}
+
+/* What is left of it, with the tiles free. */
+static void end_softmax(item_work *s) {
+  while (s->jobs_done < s->last.count) {
+    take_scores(&s->job, GROUP_KEYS - s->job.at);
+    if (must_move(s)) {
+      move_lane_block(s, s->last.lane_block + s->jobs_done, s->job.scores);
+      begin_job(s);
+      take_scores(&s->job, GROUP_KEYS);
+    }
+    end_job(s);
+  }
+}
+
+/* ---- Beside the tiles: values woven ----------------------------------------------------------------- */
+
+/* The values of the group's next two keys. */
+INLINE void weave_pair(item_work *s) {
+  const void *const keys[KEYS_PER_STEP] = {s->group->keys[s->woven_key], s->group->keys[s->woven_key + 1]};
+  const int32_t dim = s->w.p->head_dim_v;
+  char *to = value_tile(s, 0, s->num_groups - 1) + s->woven_key / KEYS_PER_STEP * TILE_ROW_BYTES;
+  for (int32_t column = 0; column < dim; column += 2 * LANES, to += 2 * VALUE_TILE_BYTES) {
+    vec words[2];
+    load_value_words(words, keys, column, false);
+    vec_store((float *)(void *)to, words[0]);
+    vec_store((float *)(void *)(to + VALUE_TILE_BYTES), words[1]);
+  }
+  s->woven_key += KEYS_PER_STEP;
+}
+
+/* A pair now and then, so that all are woven when the group's last step is done. */
+INLINE void weave_in_turn(item_work *s) {
+  s->steps_since_pair++;
+  if (s->steps_since_pair < s->steps_of_pair || s->woven_key >= GROUP_KEYS)
+    return;
+  s->steps_since_pair = 0;
+  weave_pair(s);
+}
+
+/* A portion of everything. */
+INLINE void work_aside(item_work *s) {
+  weave_in_turn(s);
+  soften(s);
+  fetch_lines(&s->fetch, s->fetched_lines);
+}
+
+/* ---- Scores ----------------------------------------------------------------------------------------- */
 
 /* 16 keys as a left operand: their first bytes, and the distance of one key from the other. */
 typedef struct key_tile {
@@ -47,335 +268,182 @@ static key_tile find_key_tile(const void *const *keys, int32_t dim, char *stagin
   return (key_tile){.at = staging, .stride = (int64_t)bytes};
 }
 
-/* ---- Beside the tiles ------------------------------------------------------------------------------- */
-
-/*
- * What vectors do while tiles multiply, in small portions between the steps: the block's keys packed as values,
- * then the probabilities of the lane blocks whose scores are there.
- */
-typedef struct side_work {
-  const work *w;
-  const fmlai_key_block *block;
-  packed_values values;
-  int32_t packed_keys;
-  score_job jobs[2];
-  int32_t job, num_jobs;
-  fetcher fetch;
-} side_work;
-
-/* Probabilities lie [16 key pairs][LANES] for each 32 keys; as left operands they are [LANES][16 key pairs]. */
-static void turn_probabilities(float *scores, int32_t key) {
-  float *tile = scores + (size_t)(key / KEYS_PER_STEP) * LANES;
-  vec_transpose(tile, tile, LANES);
-}
-
-/* A portion; false if nothing was left to do. */
-static bool work_aside(side_work *s) {
-  enum { PORTION_KEYS = 4 };
-  if (s->packed_keys < s->block->padded) {
-    pack_pair(&s->values, s->w->packed, s->block, s->packed_keys, s->w->p->head_dim_v);
-    fetch_lines(&s->fetch, LINES_WITH_PAIR);
-    s->packed_keys += KEYS_PER_STEP;
-    return true;
-  }
-  if (s->job == s->num_jobs)
-    return false;
-  score_job *job = &s->jobs[s->job];
-  take_scores(job, PORTION_KEYS);
-  if (job->at % STEP_KEYS == 0)
-    turn_probabilities(job->scores, job->at - STEP_KEYS);
-  if (job->at == job->count) {
-    end_scores(job);
-    s->job++;
-  }
-  return true;
-}
-
-/* With the scores of `count` lane blocks there, and what was begun before done. */
-static void begin_probabilities(side_work *s, int32_t lane_block, int32_t count) {
-  s->job = 0;
-  s->num_jobs = count;
-  for (int32_t i = 0; i < count; i++)
-    begin_lane_block(s->w, s->block, lane_block + i, &s->jobs[i]);
-}
-
-/* ---- Scores ----------------------------------------------------------------------------------------- */
-
-/* 32 keys and two lane blocks. */
-static void score_2x2(const work *w, const key_tile keys[2], int32_t key, int32_t lane_block, side_work *side) {
-  const size_t q_bytes = (size_t)w->words * LANES * sizeof(float);
-  const char *q0 = (const char *)w->q + (size_t)lane_block * q_bytes, *q1 = q0 + q_bytes;
+static void score_2x2(item_work *s, const key_tile keys[2], const unit *u) {
+  const size_t q_bytes = (size_t)s->w.words * LANES * sizeof(float);
+  const char *q0 = (const char *)s->w.q + (size_t)u->lane_block * q_bytes, *q1 = q0 + q_bytes;
+  float *left = unit_scores(u, 0), *right = unit_scores(u, 1);
   TILE_BARRIER();
   tile_zero(0);
   tile_zero(1);
   tile_zero(2);
   tile_zero(3);
-  for (int32_t j = 0; j < w->words; j += TILE_DIM, q0 += TILE_BYTES, q1 += TILE_BYTES) {
+  for (int32_t j = 0; j < s->w.words; j += TILE_DIM, q0 += TILE_BYTES, q1 += TILE_BYTES) {
     const size_t at = (size_t)j * sizeof(float);
-    tile_load(6, q0, TILE_ROW_BYTES);
+    tile_load_once(6, q0, TILE_ROW_BYTES);
     tile_load(4, keys[0].at + at, keys[0].stride);
     tile_multiply_add(0, 4, 6);
     tile_load(5, keys[1].at + at, keys[1].stride);
     tile_multiply_add(1, 5, 6);
-    tile_load(7, q1, TILE_ROW_BYTES);
+    tile_load_once(7, q1, TILE_ROW_BYTES);
     tile_multiply_add(2, 4, 7);
     tile_multiply_add(3, 5, 7);
-    work_aside(side);
+    work_aside(s);
   }
-  float *left = block_scores(w, lane_block) + (size_t)key * LANES;
-  float *right = block_scores(w, lane_block + 1) + (size_t)key * LANES;
   tile_store(0, left, TILE_ROW_BYTES);
-  tile_store(1, left + TILE_DIM * LANES, TILE_ROW_BYTES);
+  tile_store(1, left + TILE_FLOATS, TILE_ROW_BYTES);
   tile_store(2, right, TILE_ROW_BYTES);
-  tile_store(3, right + TILE_DIM * LANES, TILE_ROW_BYTES);
+  tile_store(3, right + TILE_FLOATS, TILE_ROW_BYTES);
   TILE_BARRIER();
 }
 
-/* 64 keys and one lane block. */
-static void score_4x1(const work *w, const key_tile keys[4], int32_t key, int32_t lane_block, side_work *side) {
-  const char *q = (const char *)(w->q + (size_t)lane_block * (size_t)w->words * LANES);
+static void score_2x1(item_work *s, const key_tile keys[2], const unit *u) {
+  const char *q = (const char *)(s->w.q + (size_t)u->lane_block * (size_t)s->w.words * LANES);
+  float *to = unit_scores(u, 0);
   TILE_BARRIER();
   tile_zero(0);
   tile_zero(1);
-  tile_zero(2);
-  tile_zero(3);
-  for (int32_t j = 0; j < w->words; j += TILE_DIM, q += TILE_BYTES) {
+  for (int32_t j = 0; j < s->w.words; j += TILE_DIM, q += TILE_BYTES) {
     const size_t at = (size_t)j * sizeof(float);
-    tile_load(6, q, TILE_ROW_BYTES);
+    tile_load_once(6, q, TILE_ROW_BYTES);
     tile_load(4, keys[0].at + at, keys[0].stride);
     tile_multiply_add(0, 4, 6);
     tile_load(5, keys[1].at + at, keys[1].stride);
     tile_multiply_add(1, 5, 6);
-    tile_load(4, keys[2].at + at, keys[2].stride);
-    tile_multiply_add(2, 4, 6);
-    tile_load(5, keys[3].at + at, keys[3].stride);
-    tile_multiply_add(3, 5, 6);
-    work_aside(side);
-    work_aside(side);
+    work_aside(s);
   }
-  float *to = block_scores(w, lane_block) + (size_t)key * LANES;
   tile_store(0, to, TILE_ROW_BYTES);
-  tile_store(1, to + TILE_DIM * LANES, TILE_ROW_BYTES);
-  tile_store(2, to + 2 * TILE_DIM * LANES, TILE_ROW_BYTES);
-  tile_store(3, to + 3 * TILE_DIM * LANES, TILE_ROW_BYTES);
+  tile_store(1, to + TILE_FLOATS, TILE_ROW_BYTES);
   TILE_BARRIER();
 }
 
-/* 32 keys and one lane block: the last keys of a sequence. */
-static void score_2x1(const work *w, const key_tile keys[2], int32_t key, int32_t lane_block, side_work *side) {
-  const char *q = (const char *)(w->q + (size_t)lane_block * (size_t)w->words * LANES);
-  TILE_BARRIER();
-  tile_zero(0);
-  tile_zero(1);
-  for (int32_t j = 0; j < w->words; j += TILE_DIM, q += TILE_BYTES) {
-    const size_t at = (size_t)j * sizeof(float);
-    tile_load(6, q, TILE_ROW_BYTES);
-    tile_load(4, keys[0].at + at, keys[0].stride);
-    tile_multiply_add(0, 4, 6);
-    tile_load(5, keys[1].at + at, keys[1].stride);
-    tile_multiply_add(1, 5, 6);
-    work_aside(side);
+/* The scores of a group, of which the last unit's are left to become probabilities beside what comes next. */
+static void take_group(item_work *s, const fmlai_key_block *group) {
+  const size_t tile_bytes = (size_t)TILE_DIM * (size_t)s->w.p->head_dim_k * sizeof(uint16_t);
+  key_tile keys[2];
+  for (int32_t i = 0; i < 2; i++)
+    keys[i] =
+        find_key_tile(group->keys + i * TILE_DIM, s->w.p->head_dim_k, s->staging + (size_t)i * tile_bytes);
+  s->group = group;
+  s->woven_key = 0;
+  s->num_groups++;
+  for (int32_t b = 0; b < s->w.num_lane_blocks; b += UNIT_BLOCKS) {
+    const int32_t left = s->w.num_lane_blocks - b;
+    const unit u = {.scores = s->last.scores == s->scores ? s->scores + UNIT_FLOATS : s->scores,
+                    .group = group,
+                    .lane_block = b,
+                    .count = left < UNIT_BLOCKS ? left : UNIT_BLOCKS,
+                    .group_index = s->num_groups - 1};
+    if (u.count == UNIT_BLOCKS)
+      score_2x2(s, keys, &u);
+    else
+      score_2x1(s, keys, &u);
+    end_softmax(s);
+    begin_softmax(s, &u);
   }
-  float *to = block_scores(w, lane_block) + (size_t)key * LANES;
-  tile_store(0, to, TILE_ROW_BYTES);
-  tile_store(1, to + TILE_DIM * LANES, TILE_ROW_BYTES);
-  TILE_BARRIER();
-}
-
-/* All scores of a block, and of them the probabilities; the next lane blocks' scores while those of the last
-   ones become probabilities. */
-static void score_block(const work *w, const fmlai_key_block *block, char *staging, side_work *side) {
-  enum { WIDE_KEYS = 64 };
-  const size_t tile_bytes = (size_t)TILE_DIM * (size_t)w->p->head_dim_k * sizeof(uint16_t);
-  key_tile keys[BLOCK_KEYS / TILE_DIM];
-  for (int32_t i = 0; i < block->padded / TILE_DIM; i++)
-    keys[i] = find_key_tile(block->keys + i * TILE_DIM, w->p->head_dim_k, staging + (size_t)i * tile_bytes);
-  for (int32_t b = 0; b < w->num_lane_blocks; b += 2) {
-    const int32_t count = w->num_lane_blocks - b > 1 ? 2 : 1;
-    int32_t t = 0;
-    for (; count == 2 && t < block->padded; t += STEP_KEYS)
-      score_2x2(w, keys + t / TILE_DIM, t, b, side);
-    for (; t + WIDE_KEYS <= block->padded; t += WIDE_KEYS)
-      score_4x1(w, keys + t / TILE_DIM, t, b, side);
-    if (t < block->padded)
-      score_2x1(w, keys + t / TILE_DIM, t, b, side);
-    while (work_aside(side))
-      ;
-    begin_probabilities(side, b, count);
-  }
-  while (work_aside(side))
-    ;
-}
-
-/* ---- Values ----------------------------------------------------------------------------------------- */
-
-/* Values of a block as right operands: `chunks` of 32 keys. */
-typedef struct value_tiles {
-  const packed_values *values;
-  int32_t chunks;
-} value_tiles;
-
-static const char *value_tile(const value_tiles *v, int32_t vector) {
-  return (const char *)(v->values->words + (size_t)vector * v->values->vector);
-}
-
-/* o of two lane blocks and two vectors of columns. */
-static void add_2x2(const work *w, const value_tiles *v, int32_t lane_block, int32_t vector) {
-  const int64_t stride = (int64_t)w->p->head_dim_v * (int64_t)sizeof(float);
-  float *top = w->o + (size_t)lane_block * LANES * (size_t)w->p->head_dim_v + vector * LANES;
-  float *bottom = top + (size_t)LANES * (size_t)w->p->head_dim_v;
-  const char *p0 = (const char *)block_scores(w, lane_block),
-             *p1 = (const char *)block_scores(w, lane_block + 1);
-  const char *v0 = value_tile(v, vector), *v1 = value_tile(v, vector + 1);
-  TILE_BARRIER();
-  tile_load(0, top, stride);
-  tile_load(1, top + LANES, stride);
-  tile_load(2, bottom, stride);
-  tile_load(3, bottom + LANES, stride);
-  for (int32_t c = 0; c < v->chunks; c++) {
-    const size_t at = (size_t)c * TILE_BYTES;
-    tile_load(4, p0 + at, TILE_ROW_BYTES);
-    tile_load(6, v0 + at, TILE_ROW_BYTES);
-    tile_multiply_add(0, 4, 6);
-    tile_load(7, v1 + at, TILE_ROW_BYTES);
-    tile_multiply_add(1, 4, 7);
-    tile_load(5, p1 + at, TILE_ROW_BYTES);
-    tile_multiply_add(2, 5, 6);
-    tile_multiply_add(3, 5, 7);
-  }
-  tile_store(0, top, stride);
-  tile_store(1, top + LANES, stride);
-  tile_store(2, bottom, stride);
-  tile_store(3, bottom + LANES, stride);
-  TILE_BARRIER();
-}
-
-/* o of one lane block and four vectors of columns. */
-static void add_1x4(const work *w, const value_tiles *v, int32_t lane_block, int32_t vector) {
-  const int64_t stride = (int64_t)w->p->head_dim_v * (int64_t)sizeof(float);
-  float *o = w->o + (size_t)lane_block * LANES * (size_t)w->p->head_dim_v + vector * LANES;
-  const char *p = (const char *)block_scores(w, lane_block);
-  const char *v0 = value_tile(v, vector), *v1 = value_tile(v, vector + 1);
-  const char *v2 = value_tile(v, vector + 2), *v3 = value_tile(v, vector + 3);
-  TILE_BARRIER();
-  tile_load(0, o, stride);
-  tile_load(1, o + LANES, stride);
-  tile_load(2, o + 2 * LANES, stride);
-  tile_load(3, o + 3 * LANES, stride);
-  for (int32_t c = 0; c < v->chunks; c++) {
-    const size_t at = (size_t)c * TILE_BYTES;
-    tile_load(4, p + at, TILE_ROW_BYTES);
-    tile_load(6, v0 + at, TILE_ROW_BYTES);
-    tile_multiply_add(0, 4, 6);
-    tile_load(7, v1 + at, TILE_ROW_BYTES);
-    tile_multiply_add(1, 4, 7);
-    tile_load(6, v2 + at, TILE_ROW_BYTES);
-    tile_multiply_add(2, 4, 6);
-    tile_load(7, v3 + at, TILE_ROW_BYTES);
-    tile_multiply_add(3, 4, 7);
-  }
-  tile_store(0, o, stride);
-  tile_store(1, o + LANES, stride);
-  tile_store(2, o + 2 * LANES, stride);
-  tile_store(3, o + 3 * LANES, stride);
-  TILE_BARRIER();
-}
-
-/* o of one lane block and two vectors of columns: the last ones, where their number is not a multiple of four.
- */
-static void add_1x2(const work *w, const value_tiles *v, int32_t lane_block, int32_t vector) {
-  const int64_t stride = (int64_t)w->p->head_dim_v * (int64_t)sizeof(float);
-  float *o = w->o + (size_t)lane_block * LANES * (size_t)w->p->head_dim_v + vector * LANES;
-  const char *p = (const char *)block_scores(w, lane_block);
-  const char *v0 = value_tile(v, vector), *v1 = value_tile(v, vector + 1);
-  TILE_BARRIER();
-  tile_load(0, o, stride);
-  tile_load(1, o + LANES, stride);
-  for (int32_t c = 0; c < v->chunks; c++) {
-    const size_t at = (size_t)c * TILE_BYTES;
-    tile_load(4, p + at, TILE_ROW_BYTES);
-    tile_load(6, v0 + at, TILE_ROW_BYTES);
-    tile_multiply_add(0, 4, 6);
-    tile_load(7, v1 + at, TILE_ROW_BYTES);
-    tile_multiply_add(1, 4, 7);
-  }
-  tile_store(0, o, stride);
-  tile_store(1, o + LANES, stride);
-  TILE_BARRIER();
-}
-
-static void add_block(const work *w, const value_tiles *v, fetcher *fetch) {
-  const int32_t vectors = w->p->head_dim_v / LANES, paired = w->num_lane_blocks & ~1;
-  for (int32_t i = 0; i < vectors && paired > 0; i += 2) {
-    for (int32_t b = 0; b < paired; b += 2)
-      add_2x2(w, v, b, i);
-    fetch_lines(fetch, v->chunks * LINES_WITH_VALUES / 2);
-  }
-  if (paired == w->num_lane_blocks)
-    return;
-  int32_t i = 0;
-  for (; i + 4 <= vectors; i += 4) {
-    add_1x4(w, v, paired, i);
-    fetch_lines(fetch, v->chunks * LINES_WITH_VALUES);
-  }
-  if (i < vectors)
-    add_1x2(w, v, paired, i);
+  while (s->woven_key < GROUP_KEYS)
+    weave_pair(s);
 }
 
 /* ---- The kernel ------------------------------------------------------------------------------------- */
 
-static void take_keys(const work *w, const fmlai_key_block *block, const fmlai_key_block *next, char *staging) {
-  side_work side = {.w = w,
-                    .block = block,
-                    .values = packed_block(w->packed, block),
-                    .fetch = fetch_from(next, w->p->head_dim_k * (int32_t)sizeof(uint16_t))};
-  score_block(w, block, staging, &side);
-  const value_tiles values = {.values = &side.values, .chunks = block->padded / STEP_KEYS};
-  add_block(w, &values, &side.fetch);
-  fetch_lines(&side.fetch, INT32_MAX);
+static int32_t lane_blocks_of(int32_t rows) {
+  return (rows + LANES - 1) / LANES;
 }
 
-static size_t staging_words(int32_t dim_k) {
-  return (size_t)BLOCK_KEYS * (size_t)(dim_k / VALUES_PER_WORD);
+static int32_t ceil_div(int32_t a, int32_t b) {
+  return (a + b - 1) / b;
+}
+
+/* How much is done beside each step of the tiles: a group's share of everything, and a little more. */
+static void set_portions(item_work *s) {
+  const fmla_decode_params *p = s->w.p;
+  const int32_t units = ceil_div(s->w.num_lane_blocks, UNIT_BLOCKS), steps = s->w.words / TILE_DIM;
+  const int32_t value_steps = p->head_dim_v / LANES / 2 * units;
+  const int32_t lines = GROUP_KEYS * ceil_div(p->head_dim_k * (int32_t)sizeof(uint16_t), FETCH_LINE_BYTES);
+  s->steps_of_pair = units * steps / (GROUP_KEYS / KEYS_PER_STEP);
+  s->softmax_keys = steps >= TILE_DIM ? 4 : GROUP_KEYS;
+  s->fetched_lines = ceil_div(lines * 2, units * steps + value_steps);
+}
+
+static size_t probability_bytes(int32_t rows) {
+  return (size_t)lane_blocks_of(rows) * BLOCK_GROUPS * TILE_BYTES;
+}
+static size_t value_bytes(const fmla_decode_params *p) {
+  return (size_t)BLOCK_GROUPS * (size_t)(p->head_dim_v / LANES) * VALUE_TILE_BYTES;
+}
+static size_t o_floats(const fmla_decode_params *p, int32_t rows) {
+  return (size_t)lane_blocks_of(rows) * LANES * (size_t)p->head_dim_v;
+}
+static size_t staging_bytes(const fmla_decode_params *p) {
+  return (size_t)GROUP_KEYS * (size_t)p->head_dim_k * sizeof(uint16_t);
 }
 
 static size_t scratch_bytes(const fmla_decode_params *p, int32_t tile_rows) {
-  return (q_words(tile_rows, p->head_dim_k) + score_words(tile_rows, BLOCK_KEYS) +
-          staging_words(p->head_dim_k) + (size_t)BLOCK_KEYS / KEYS_PER_STEP * (size_t)p->head_dim_v) *
-         sizeof(float);
+  return (q_words(tile_rows, p->head_dim_k) + o_floats(p, tile_rows) + 2 * UNIT_FLOATS) * sizeof(float) +
+         probability_bytes(tile_rows) + value_bytes(p) + staging_bytes(p);
+}
+
+/* o in the order of its rows and columns, and the references, which the caller takes for the rows' maxima, to
+ * base e.
+ */
+static void end_rows(const item_work *s) {
+  const work *w = &s->w;
+  for (int32_t r = 0; r < w->num_rows; r++) {
+    float *to = w->o + (size_t)r * (size_t)w->p->head_dim_v;
+    w->reference[r] *= LN2;
+    for (int32_t v = 0; v < w->p->head_dim_v / LANES; v += 2) {
+      const float *from = o_tile(s, r / LANES, v) + (size_t)(r % LANES) * LANES;
+      vec columns[2] = {vec_load(from), vec_load(from + TILE_FLOATS)};
+      unweave(columns);
+      vec_store(to + v * LANES, columns[0]);
+      vec_store(to + (v + 1) * LANES, columns[1]);
+    }
+  }
 }
 
 /* NOLINTBEGIN(readability-non-const-parameter): the analyzer does not see what the work's pointers are for. */
 static void decode_item(const fmla_decode_params *p, const fmlai_plan_item *item, float *o, float *row_max,
                         float *row_sum, float *row_weight, void *scratch) {
   const int32_t rows = item->tile.num_rows;
-  work w = {.p = p,
-            .item = item,
-            .num_rows = rows,
-            .num_lane_blocks = (rows + LANES - 1) / LANES,
-            .words = p->head_dim_k / VALUES_PER_WORD,
-            .o = o,
-            .reference = row_max,
-            .row_sum = row_sum,
-            .weight = row_weight,
-            .q = scratch,
-            .row_keys = BLOCK_KEYS};
-  w.scores = w.q + q_words(rows, p->head_dim_k);
-  float *staging = w.scores + score_words(rows, BLOCK_KEYS);
-  w.packed = staging + staging_words(p->head_dim_k);
-  pack_q(&w, staging);
-  begin_rows(&w);
+  item_work s = {.w = {.p = p,
+                       .item = item,
+                       .num_rows = rows,
+                       .num_lane_blocks = lane_blocks_of(rows),
+                       .words = p->head_dim_k / VALUES_PER_WORD,
+                       .o = o,
+                       .reference = row_max,
+                       .row_sum = row_sum,
+                       .weight = row_weight,
+                       .q = scratch},
+                 .fetch = fetch_from(p, &item->tile, item->kv_begin)};
+  s.o = s.w.q + q_words(rows, p->head_dim_k);
+  s.scores = s.o + o_floats(p, rows);
+  s.probabilities = (char *)(s.scores + 2 * UNIT_FLOATS);
+  s.values = s.probabilities + probability_bytes(rows);
+  s.staging = s.values + value_bytes(p);
+  set_portions(&s);
+  pack_q(&s.w, (float *)(void *)s.staging);
+  memset(s.o, 0, o_floats(p, rows) * sizeof *s.o);
+  for (int32_t r = 0; r < s.w.num_lane_blocks * LANES; r++) {
+    row_max[r] = -INFINITY;
+    row_sum[r] = row_weight[r] = 0;
+  }
 
   const int64_t end = fmlai_visible_end(p, item);
-  fmlai_key_block blocks[2];
-  fmlai_find_keys(&blocks[0], p, &item->tile, item->kv_begin, end, BLOCK_KEYS, STEP_KEYS);
+  fmlai_key_block groups[2]; /* the last unit's scores may still be masked when the next group is at work */
   tiles_begin();
-  for (int n = 0; blocks[n].count > 0; n ^= 1) {
-    fmlai_find_keys(&blocks[n ^ 1], p, &item->tile, blocks[n].begin + BLOCK_KEYS, end, BLOCK_KEYS, STEP_KEYS);
-    take_keys(&w, &blocks[n], &blocks[n ^ 1], (char *)staging);
+  int64_t key = item->kv_begin;
+  for (int n = 0; key < end; n ^= 1, key += GROUP_KEYS) {
+    fmlai_find_keys(&groups[n], p, &item->tile, key, end, GROUP_KEYS, GROUP_KEYS);
+    s.fetch.limit = key + AHEAD_KEYS < end ? key + AHEAD_KEYS : end;
+    take_group(&s, &groups[n]);
+    if (s.num_groups == BLOCK_GROUPS || key + GROUP_KEYS >= end) {
+      end_softmax(&s);
+      add_values(&s);
+    }
   }
   tiles_end();
-  end_rows(&w);
+  end_rows(&s);
 }
 /* NOLINTEND(readability-non-const-parameter) */
 

@@ -27,11 +27,58 @@ enum { TILE_ROWS = 8, TILE_VECTORS = 3, FEW_KEYS = 4, FEW_SUMS = 16 };
 enum { TILE_ROWS = 4, TILE_VECTORS = 3, FEW_KEYS = 2, FEW_SUMS = 8 };
 #endif
 
+static size_t score_words(int32_t rows, int32_t block_keys) {
+  return (size_t)(rows + LANES - 1) / LANES * LANES * (size_t)block_keys;
+}
+
+static float *block_scores(const work *w, int32_t lane_block) {
+  return w->scores + (size_t)lane_block * (size_t)w->row_keys * LANES;
+}
+
+static void begin_rows(const work *w) {
+  memset(w->o, 0, (size_t)w->num_rows * (size_t)w->p->head_dim_v * sizeof *w->o);
+  for (int32_t r = 0; r < w->num_lane_blocks * LANES; r++) {
+    w->reference[r] = -INFINITY;
+    w->row_sum[r] = w->weight[r] = 0;
+  }
+}
+
+/* o in the order of its columns, and the references, which the caller takes for the rows' maxima, to base e. */
+static void end_rows(const work *w) {
+  for (int32_t r = 0; r < w->num_rows; r++) {
+    float *o = w->o + (size_t)r * (size_t)w->p->head_dim_v;
+    w->reference[r] *= LN2;
+    for (int32_t j = 0; VALUES_ARE_WOVEN && j < w->p->head_dim_v; j += 2 * LANES) {
+      vec columns[2] = {vec_load(o + j), vec_load(o + j + LANES)};
+      unweave(columns);
+      vec_store(o + j, columns[0]);
+      vec_store(o + j + LANES, columns[1]);
+    }
+  }
+}
+
+static void rescale_rows(const work *w, int32_t lane_block, const float *factor) {
+  for (int32_t i = 0; i < LANES && lane_block * LANES + i < w->num_rows; i++) {
+    float *o = w->o + (size_t)(lane_block * LANES + i) * (size_t)w->p->head_dim_v;
+    const vec factors = vec_set(factor[i]);
+    if (factor[i] != 1)
+      for (int32_t j = 0; j < w->p->head_dim_v; j += LANES)
+        vec_store(o + j, vec_mul(vec_load(o + j), factors));
+  }
+}
+
 /* Turns the scores of a block of keys into probabilities, o rescaled for them. */
 static void take_block(const work *w, const fmlai_key_block *block) {
+  const float scale = w->p->softmax_scale * LOG2E;
   for (int32_t b = 0; b < w->num_lane_blocks; b++) {
+    const int32_t row = b * LANES;
+    float *scores = block_scores(w, b), factor[LANES];
+    float *reference = w->reference + row, *sum = w->row_sum + row, *weight = w->weight + row;
+    mask_lane_block(w, block, b, scores);
+    if (move_references(scores, block->padded, scale, reference, sum, weight, factor))
+      rescale_rows(w, b, factor);
     score_job job;
-    begin_lane_block(w, block, b, &job);
+    keep_references(&job, scores, scores, block->padded, scale, reference, sum, weight);
     take_scores(&job, block->padded);
     end_scores(&job);
   }

@@ -21,21 +21,14 @@ typedef struct work {
   float *row_sum;   /* likewise */
   float *weight;    /* likewise */
   float *q;         /* packed: [lane blocks][words][LANES] */
-  float *scores;    /* then probabilities: [lane blocks][block's keys][LANES] */
+  float *scores;    /* of a block of keys, then probabilities: [lane blocks][row_keys][LANES] */
   float *packed;    /* a block of keys */
-  int32_t row_keys; /* the keys of `scores` */
+  int32_t row_keys;
 } work;
 
-/* Of the scratch, in floats. */
+/* The packed q, in floats. */
 static size_t q_words(int32_t rows, int32_t dim_k) {
   return (size_t)(rows + LANES - 1) / LANES * LANES * (size_t)(dim_k / VALUES_PER_WORD);
-}
-static size_t score_words(int32_t rows, int32_t block_keys) {
-  return (size_t)(rows + LANES - 1) / LANES * LANES * (size_t)block_keys;
-}
-
-static float *block_scores(const work *w, int32_t lane_block) {
-  return w->scores + (size_t)lane_block * (size_t)w->row_keys * LANES;
 }
 
 /* Row r of q as words; its two parts joined. */
@@ -73,51 +66,14 @@ static void pack_q(const work *w, float *staging) {
   }
 }
 
-static void begin_rows(const work *w) {
-  memset(w->o, 0, (size_t)w->num_rows * (size_t)w->p->head_dim_v * sizeof *w->o);
-  for (int32_t r = 0; r < w->num_lane_blocks * LANES; r++) {
-    w->reference[r] = -INFINITY;
-    w->row_sum[r] = w->weight[r] = 0;
-  }
-}
-
-/* o in the order of its columns, and the references, which the caller takes for the rows' maxima, to base e. */
-static void end_rows(const work *w) {
-  for (int32_t r = 0; r < w->num_rows; r++) {
-    float *o = w->o + (size_t)r * (size_t)w->p->head_dim_v;
-    w->reference[r] *= LN2;
-    for (int32_t j = 0; VALUES_ARE_WOVEN && j < w->p->head_dim_v; j += 2 * LANES) {
-      vec columns[2] = {vec_load(o + j), vec_load(o + j + LANES)};
-      unweave(columns);
-      vec_store(o + j, columns[0]);
-      vec_store(o + j + LANES, columns[1]);
-    }
-  }
-}
-
-static void rescale_rows(const work *w, int32_t lane_block, const float *factor) {
-  for (int32_t i = 0; i < LANES && lane_block * LANES + i < w->num_rows; i++) {
-    float *o = w->o + (size_t)(lane_block * LANES + i) * (size_t)w->p->head_dim_v;
-    const vec factors = vec_set(factor[i]);
-    if (factor[i] != 1)
-      for (int32_t j = 0; j < w->p->head_dim_v; j += LANES)
-        vec_store(o + j, vec_mul(vec_load(o + j), factors));
-  }
-}
-
-/* Begins to turn a lane block's scores of a block of keys into probabilities, o rescaled for them. */
-INLINE void begin_lane_block(const work *w, const fmlai_key_block *block, int32_t lane_block, score_job *job) {
-  const int32_t row = lane_block * LANES;
-  float *scores = block_scores(w, lane_block), factor[LANES];
-  if (block->padded > block->count ||
-      fmlai_visible_keys(w->p, &w->item->tile, 0) < block->begin + block->count) {
-    float limits[LANES];
-    const int32_t smallest = fmlai_key_limits(limits, w->p, &w->item->tile, block, row, LANES);
-    mask_scores(scores, limits, smallest, block->padded);
-  }
-  if (begin_scores(job, scores, block->padded, w->p->softmax_scale * LOG2E, w->reference + row,
-                   w->row_sum + row, w->weight + row, factor))
-    rescale_rows(w, lane_block, factor);
+/* Scores of a lane block that its rows do not see become -inf. */
+INLINE void mask_lane_block(const work *w, const fmlai_key_block *block, int32_t lane_block, float *scores) {
+  if (block->padded == block->count &&
+      fmlai_visible_keys(w->p, &w->item->tile, 0) >= block->begin + block->count)
+    return;
+  float limits[LANES];
+  const int32_t smallest = fmlai_key_limits(limits, w->p, &w->item->tile, block, lane_block * LANES, LANES);
+  mask_scores(scores, limits, smallest, block->padded);
 }
 
 /* fmlai_store_row() for counts that are multiples of LANES, bit for bit. */

@@ -50,59 +50,70 @@ INLINE vec largest_score(const float *scores, int32_t count) {
 
 /* Scores [count][LANES] of an even count of keys on their way into the rows' running softmax. */
 typedef struct score_job {
-  float *scores;
+  const float *scores;
+  float *probabilities; /* may be in the scores' place */
   int32_t count, at;    /* keys, and how many of them are done */
   float *sum, *weight;  /* the rows' */
   vec scales, shift;    /* a probability is exp2(score * scale + shift) */
   vec sums[2], weights; /* of the keys that are done */
+  vec largest;          /* score * scale + shift of them */
 } score_job;
+
+/* With the references as they are. */
+INLINE void keep_references(score_job *job, const float *scores, float *probabilities, int32_t count,
+                            float scale, const float *reference, float *sum, float *weight) {
+  const vec now = vec_load(reference), none = vec_set(-INFINITY);
+  *job = (score_job){.scores = scores,
+                     .probabilities = probabilities,
+                     .count = count,
+                     .sum = sum,
+                     .weight = weight,
+                     .scales = vec_set(scale),
+                     .shift = vec_where_greater(now, none, vec_sub(vec_zero(), now), vec_zero()),
+                     .sums = {vec_zero(), vec_zero()},
+                     .weights = vec_zero(),
+                     .largest = none};
+}
 
 /*
  * Moves the rows' references as these scores demand. `scale` turns scores into powers of 2. Returns whether
  * some row's o must be multiplied by its factor.
  */
-INLINE bool begin_scores(score_job *job, float *scores, int32_t count, float scale, float *reference,
-                         float *sum, float *weight, float *factor) {
-  const vec none = vec_set(-INFINITY), one = vec_set(1), scales = vec_set(scale);
-  const vec largest = vec_mul(largest_score(scores, count), scales), before = vec_load(reference);
+INLINE bool move_references(const float *scores, int32_t count, float scale, float *reference, float *sum,
+                            float *weight, float *factor) {
+  const vec none = vec_set(-INFINITY), one = vec_set(1);
+  const vec largest = vec_mul(largest_score(scores, count), vec_set(scale)), before = vec_load(reference);
   const vec limit = vec_add(before, vec_set(SLACK));
-  const bool moved = vec_any_greater(largest, limit);
-  vec now = before;
-  if (moved) {
-    now = vec_where_greater(largest, limit, largest, before);
-    const vec factors = vec_where_greater(now, before, vec_exp2(vec_sub(before, now)), one);
-    vec_store(factor, vec_where_greater(before, none, factors, one)); /* no key yet: nothing to rescale */
-    vec_store(reference, now);
-    vec_store(sum, vec_mul(vec_load(sum), factors));
-    vec_store(weight, vec_mul(vec_load(weight), factors));
-  }
-  *job = (score_job){.scores = scores,
-                     .count = count,
-                     .sum = sum,
-                     .weight = weight,
-                     .scales = scales,
-                     .shift = vec_where_greater(now, none, vec_sub(vec_zero(), now), vec_zero()),
-                     .sums = {vec_zero(), vec_zero()},
-                     .weights = vec_zero()};
-  return moved;
+  if (!vec_any_greater(largest, limit))
+    return false;
+  const vec now = vec_where_greater(largest, limit, largest, before);
+  const vec factors = vec_where_greater(now, before, vec_exp2(vec_sub(before, now)), one);
+  vec_store(factor, vec_where_greater(before, none, factors, one)); /* no key yet: nothing to rescale */
+  vec_store(reference, now);
+  vec_store(sum, vec_mul(vec_load(sum), factors));
+  vec_store(weight, vec_mul(vec_load(weight), factors));
+  return true;
 }
 
 /*
- * The next `keys` keys' probabilities, in the scores' place as store_probabilities() lays them. The rows'
+ * The next `keys` keys' probabilities, as store_probabilities() lays them. The rows'
  * weights are the sums of what is stored: o divided by that keeps none of the rounding that a row's largest
  * probabilities share.
  */
 INLINE void take_scores(score_job *job, int32_t keys) {
   const int32_t end = job->at + keys;
-  vec sums[2] = {job->sums[0], job->sums[1]}, weights = job->weights;
+  vec sums[2] = {job->sums[0], job->sums[1]}, weights = job->weights, largest = job->largest;
   for (int32_t t = job->at; t < end; t += 2) {
     vec p[2];
     UNROLL for (int i = 0; i < 2; i++) {
-      p[i] = vec_exp2(vec_fma(vec_load(job->scores + (size_t)(t + i) * LANES), job->scales, job->shift));
+      const vec x = vec_fma(vec_load(job->scores + (size_t)(t + i) * LANES), job->scales, job->shift);
+      largest = vec_max(x, largest);
+      p[i] = vec_exp2(x);
       sums[i] = vec_add(sums[i], p[i]);
     }
-    weights = vec_add(weights, store_probabilities(job->scores, t, p));
+    weights = vec_add(weights, store_probabilities(job->probabilities, t, p));
   }
+  job->largest = largest;
   job->sums[0] = sums[0];
   job->sums[1] = sums[1];
   job->weights = weights;

@@ -90,8 +90,8 @@ mutant "heads are dealt to KV heads in turn" cpu/kernel.h \
   's/(int64_t)tile->kv_head \* group + row % group/row % group * p->num_kv_heads + tile->kv_head/'
 
 # ---- What the vector kernels share
-mutant "vectors: out is not rescaled to a new maximum" cpu/rows_of_item.h \
-  's/^ *rescale_rows(w, lane_block, factor);/    (void)rescale_rows;/'
+mutant "vectors: out is not rescaled to a new maximum" cpu/kernel_body.h \
+  's/^ *rescale_rows(w, b, factor);/      (void)rescale_rows;/'
 mutant "vectors: the sum is not rescaled to a new maximum" cpu/softmax.h \
   's/^ *vec_store(sum, vec_mul(vec_load(sum), factors));/    (void)0;/'
 mutant "vectors: the RoPE part of a split q is ignored" cpu/rows_of_item.h \
