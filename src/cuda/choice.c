@@ -78,11 +78,19 @@ static int64_t rows_of(const fmla_decode_params *p) {
   return alone ? p->num_q_heads / p->num_kv_heads : rows_of_kv_head(p);
 }
 
-int32_t fmlai_cuda_variant_of_rows(const fmla_decode_params *p) {
-  int32_t index = 0;
-  while (index < FMLAI_CUDA_NUM_PORTABLE - 1 && fmlai_cuda_variants[index].rows < rows_of(p))
+/* The first from `index` on that holds all rows, else `last`. */
+static int32_t first_holding(const fmla_decode_params *p, int32_t index, int32_t last) {
+  while (index < last && fmlai_cuda_variants[index].rows < rows_of(p))
     index++;
   return index;
+}
+
+int32_t fmlai_cuda_variant_of_rows(const fmla_decode_params *p) {
+  return first_holding(p, 0, FMLAI_CUDA_NUM_PORTABLE - 1);
+}
+
+int32_t fmlai_cuda_hopper_variant_of_rows(const fmla_decode_params *p) {
+  return first_holding(p, FMLAI_CUDA_HOPPER_ROWS16, FMLAI_CUDA_HOPPER_ROWS64);
 }
 
 static fmla_status choose_only(const fmlai_cuda_context *c, const fmla_decode_params *p,
@@ -112,8 +120,12 @@ fmla_status fmlai_cuda_choose(const fmlai_cuda_context *c, const fmla_decode_par
                               fmlai_cuda_choice *choice) {
   if (c->only >= 0)
     return choose_only(c, p, choice);
-  if (fmlai_cuda_has_variant(c, FMLAI_CUDA_HOPPER_ROWS64) && fit(c, p, FMLAI_CUDA_HOPPER_ROWS64, choice)) {
-    choice->reason = "the device is a Hopper GPU, and the kernel takes these extents";
+  const int32_t hopper = fmlai_cuda_hopper_variant_of_rows(p);
+  if (fmlai_cuda_has_variant(c, hopper) && fit(c, p, hopper, choice)) {
+    choice->reason =
+        fmlai_cuda_variants[hopper].rows >= rows_of(p)
+            ? "the device is a Hopper GPU, and its tile is the smallest that holds all query rows of a KV head"
+            : "the device is a Hopper GPU, and its tile is the largest";
     return FMLA_OK;
   }
   for (int32_t index = fmlai_cuda_variant_of_rows(p); index >= 0; index--)

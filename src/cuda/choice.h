@@ -27,6 +27,9 @@ int32_t fmlai_cuda_max_ctas(const fmlai_cuda_context *c, const fmla_decode_param
    ones is never behind it. */
 int32_t fmlai_cuda_variant_of_rows(const fmla_decode_params *params);
 
+/* The same of Hopper's, which is the only one of them to be chosen. */
+int32_t fmlai_cuda_hopper_variant_of_rows(const fmla_decode_params *params);
+
 /* `params` passed fmlai_cuda_check_extents. */
 fmla_status fmlai_cuda_choose(const fmlai_cuda_context *c, const fmla_decode_params *params,
                               fmlai_cuda_choice *choice);

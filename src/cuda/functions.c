@@ -6,17 +6,17 @@
    the driver makes of the PTX for 8.0; and from this driver on graphs take such launches. */
 enum { CHAINED_PTX_VERSION = 90, CHAINED_DRIVER_VERSION = 12030 };
 
-/* Hopper's alone is for 9.0 alone, and takes a driver that describes tensors to the copy engine. */
+/* Hopper's take a driver that describes tensors to the copy engine. */
 static bool is_for(const fmlai_cuda_driver *driver, const fmlai_cuda_device *device, int32_t image) {
-  return image != FMLAI_CUDA_IMAGE_decode_hopper ||
+  return !fmlai_cuda_is_hopper_image(image) ||
          (device->capability == 90 && driver->cuTensorMapEncodeTiled != NULL);
 }
 
 static fmla_status load_module(const fmlai_cuda_driver *driver, const fmlai_cuda_device *device, int32_t image,
                                CUmodule *module) {
   const CUresult result = driver->cuModuleLoadData(module, fmlai_cuda_images.images[image]);
-  /* Hopper's image has machine code alone: a driver that is told to compile everything finds nothing in it. */
-  if (result == CUDA_ERROR_NO_BINARY_FOR_GPU && image == FMLAI_CUDA_IMAGE_decode_hopper)
+  /* Hopper's have machine code alone: a driver that is told to compile everything finds nothing in them. */
+  if (result == CUDA_ERROR_NO_BINARY_FOR_GPU && fmlai_cuda_is_hopper_image(image))
     return FMLA_OK;
   if (result != CUDA_ERROR_UNSUPPORTED_PTX_VERSION)
     return fmlai_cuda_status(driver, "cuModuleLoadData", result);

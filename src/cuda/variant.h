@@ -11,7 +11,9 @@
 #define X(rows, tile_keys, warps, max_head_dim_v) FMLAI_CUDA_ROWS##rows,
 enum {
   FMLAI_CUDA_PORTABLE_VARIANTS(X) FMLAI_CUDA_NUM_PORTABLE,
-  FMLAI_CUDA_HOPPER_ROWS64 = FMLAI_CUDA_NUM_PORTABLE,
+  FMLAI_CUDA_HOPPER_ROWS16 = FMLAI_CUDA_NUM_PORTABLE,
+  FMLAI_CUDA_HOPPER_ROWS32,
+  FMLAI_CUDA_HOPPER_ROWS64,
   FMLAI_CUDA_NUM_VARIANTS
 };
 #undef X
@@ -28,10 +30,11 @@ typedef struct fmlai_cuda_variant {
   int32_t ctas_per_sm;    /* that its registers allow and it is best with, if shared memory allows as many */
   int32_t tiles_together; /* row tiles, at most, whose CTAs go over the same keys side by side */
   int32_t min_share;      /* blocks of 64 keys, the schedule's overhead of a tile included */
+  int32_t shared_bytes;   /* of a CTA; 0: as many stages as fit */
   bool is_hopper;         /* for compute capability 9.0 alone */
 } fmlai_cuda_variant;
 
-/* The portable ones by rows, the fewest first; then Hopper's. */
+/* The portable ones by rows, the fewest first; then Hopper's in the same order. */
 extern const fmlai_cuda_variant fmlai_cuda_variants[FMLAI_CUDA_NUM_VARIANTS];
 
 static inline int fmlai_cuda_type(const fmla_decode_params *p) {

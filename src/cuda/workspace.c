@@ -64,8 +64,9 @@ static size_t place(const counts *n, int32_t rows, int32_t head_dim_v, fmlai_cud
 static bool may_be_chosen(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
   if (c->only >= 0)
     return variant == c->only;
-  return fmlai_cuda_variants[variant].is_hopper ? fmlai_cuda_has_variant(c, variant)
-                                                : variant <= fmlai_cuda_variant_of_rows(p);
+  if (fmlai_cuda_variants[variant].is_hopper)
+    return fmlai_cuda_has_variant(c, variant) && variant <= fmlai_cuda_hopper_variant_of_rows(p);
+  return variant <= fmlai_cuda_variant_of_rows(p);
 }
 
 fmla_status fmlai_cuda_lay_out(const fmlai_cuda_context *c, const fmla_decode_params *p,

@@ -20,6 +20,9 @@
 static const char decode_image[] = FMLAI_CUDA_PORTABLE_VARIANTS(X);
 #undef X
 static const char hopper_image[] = "fmlai_decode_hopper_bf16_rows64 fmlai_decode_hopper_fp16_rows64 ";
+#define X(rows, boxes) "fmlai_decode_hopper_bf16_rows" #rows " fmlai_decode_hopper_fp16_rows" #rows " "
+static const char hopper_few_image[] = FMLAI_CUDA_HOPPER_FEW_VARIANTS(X);
+#undef X
 static const char merge_image[] = "fmlai_merge_splits fmlai_merge_parts ";
 static const char check_image[] = "fmlai_check_values ";
 
@@ -27,7 +30,7 @@ static const char check_image[] = "fmlai_check_values ";
 const fmlai_cuda_image_set fmlai_cuda_images = {
     .toolkit = 13000,
     .num_images = FMLAI_CUDA_MAX_IMAGES,
-    .images = {decode_image, hopper_image, merge_image, check_image}};
+    .images = {decode_image, hopper_image, hopper_few_image, merge_image, check_image}};
 
 void use_fake_driver(void) {
   setenv("FMLA_CUDA_DRIVER", FAKE_CUDA_PATH, 1);

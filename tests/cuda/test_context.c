@@ -9,8 +9,8 @@
 
 #include "cuda/variant.h"
 
-/* Hopper's is not for this device. */
-enum { NUM_IMAGES = FMLAI_CUDA_MAX_IMAGES - 1 };
+/* Hopper's two are not for this device. */
+enum { NUM_IMAGES = FMLAI_CUDA_MAX_IMAGES - 2 };
 
 static fake_balance before;
 

@@ -1,6 +1,6 @@
 /*
- * test_hopper.c: when Hopper's kernel is chosen, how it is launched, and what describes the cache to the copy
- * engine.
+ * test_hopper.c: when Hopper's kernels are chosen, how they are launched, and what describes the cache to the
+ * copy engine.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -33,9 +33,9 @@ static fmla_status decode(const fmla_decode_params *p, int failing_call) {
 static void test_choice(void **state) {
   (void)state;
   fmla_decode_params p = valid_step();
-  assert_string_equal(kernel_of(&p), "hopper_rows64");
+  assert_string_equal(kernel_of(&p), "hopper_rows16");
   p.page_size = 48;
-  assert_string_equal(kernel_of(&p), "hopper_rows64");
+  assert_string_equal(kernel_of(&p), "hopper_rows16");
   p.page_size = 24;
   assert_string_equal(kernel_of(&p), "portable_rows16");
   p = valid_step();
@@ -45,7 +45,91 @@ static void test_choice(void **state) {
   p.kv_stride_page = INT64_C(1) << 39;
   assert_string_equal(kernel_of(&p), "portable_rows16");
   p.num_pages = 1; /* then the stride says nothing */
-  assert_string_equal(kernel_of(&p), "hopper_rows64");
+  assert_string_equal(kernel_of(&p), "hopper_rows16");
+}
+
+/* The smallest tile that holds all query rows of a KV head, else the largest. */
+static void test_rows(void **state) {
+  (void)state;
+  static const struct {
+    const char *kernel, *function;
+    int32_t num_q_heads, num_kv_heads, max_seqlen_q;
+    uint32_t shared_bytes;
+  } expected[] = {
+      {"hopper_rows16", "fmlai_decode_hopper_bf16_rows16", 1, 1, 1, 231424},
+      {"hopper_rows16", "fmlai_decode_hopper_bf16_rows16", 16, 1, 1, 231424},
+      {"hopper_rows16", "fmlai_decode_hopper_bf16_rows16", 128, 8, 1, 231424},
+      {"hopper_rows16", "fmlai_decode_hopper_bf16_rows16", 8, 1, 2, 231424},
+      {"hopper_rows32", "fmlai_decode_hopper_bf16_rows32", 17, 1, 1, 229376},
+      {"hopper_rows32", "fmlai_decode_hopper_bf16_rows32", 16, 1, 2, 229376},
+      {"hopper_rows32", "fmlai_decode_hopper_bf16_rows32", 32, 1, 1, 229376},
+      {"hopper_rows64", "fmlai_decode_hopper_bf16_rows64", 33, 1, 1, HOPPER_SHARED_BYTES},
+      {"hopper_rows64", "fmlai_decode_hopper_bf16_rows64", 16, 1, 3, HOPPER_SHARED_BYTES},
+      {"hopper_rows64", "fmlai_decode_hopper_bf16_rows64", 128, 1, 4, HOPPER_SHARED_BYTES},
+  };
+  for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+    fmla_decode_params p = valid_step();
+    p.num_q_heads = expected[i].num_q_heads;
+    p.num_kv_heads = expected[i].num_kv_heads;
+    p.max_seqlen_q = expected[i].max_seqlen_q;
+    assert_string_equal(kernel_of(&p), expected[i].kernel);
+    assert_int_equal(decode(&p, -1), FMLA_OK);
+    const fake_launch *l = fake_launch_at(0);
+    assert_string_equal(l->name, expected[i].function);
+    assert_int_equal(l->block, HOPPER_THREADS);
+    assert_int_equal(l->shared_bytes, expected[i].shared_bytes);
+    assert_true((int32_t)l->shared_bytes <= fake.devices[0].shared_per_cta);
+    assert_int_equal(1 << l->args.decode.tile_rows_log2, l->args.decode.tile_rows);
+    assert_true(l->args.decode.tiles_together == 1 || l->args.decode.tile_rows == HOPPER_ROWS);
+  }
+}
+
+static void test_fp16(void **state) {
+  (void)state;
+  fmla_decode_params p = valid_step();
+  p.q_dtype = FMLA_DTYPE_FP16;
+  p.kv_format = FMLA_KV_FP16;
+  assert_int_equal(decode(&p, -1), FMLA_OK);
+  assert_string_equal(fake_launch_at(0)->name, "fmlai_decode_hopper_fp16_rows16");
+}
+
+/* The variant decides over bits, so that of a sequence may not depend on another's query tokens. */
+static void test_invariant_rows(void **state) {
+  (void)state;
+  static const int32_t longest[] = {1, 2, 3, 100, INT32_MAX};
+  for (size_t i = 0; i < sizeof longest / sizeof *longest; i++) {
+    fmla_decode_params p = valid_step();
+    p.flags = FMLA_BATCH_INVARIANT;
+    p.cu_seqlens_q = p.cache_seqlens;
+    p.total_q = 1000;
+    p.max_seqlen_q = longest[i];
+    assert_string_equal(kernel_of(&p), "hopper_rows16");
+    assert_int_equal(decode(&p, -1), FMLA_OK);
+  }
+}
+
+/* Growing extents lead to another variant, but not to less workspace. */
+static void test_workspace_never_shrinks(void **state) {
+  (void)state;
+  static const uint32_t flags[] = {0, FMLA_BATCH_INVARIANT};
+  for (int f = 0; f < 2; f++) {
+    fmla_decode_params p = valid_step();
+    p.flags = flags[f];
+    size_t before = 0;
+    for (int step = 0; step < 300; step++) {
+      p.num_q_heads = 1 + step / 2;
+      p.max_seqlen_q = 1 + step / 50;
+      p.batch_size += step % 3 == 0;
+      p.page_size = step % 4 == 0 ? 8 : 64; /* that are not for Hopper's kernels in turn with such as are */
+      p.max_pages_per_seq = 2048 / p.page_size;
+      size_t after = 0;
+      assert_int_equal(fmla_decode_workspace(context, &p, &after), FMLA_OK);
+      if (after < before)
+        fail_msg("from %zu to %zu with %d heads, %d tokens", before, after, (int)p.num_q_heads,
+                 (int)p.max_seqlen_q);
+      before = after;
+    }
+  }
 }
 
 /* Pairs of CTAs, where a KV head has rows for two tiles. */
@@ -54,7 +138,7 @@ static void test_pairs(void **state) {
   static const struct {
     int32_t num_q_heads, max_seqlen_q, max_sms, grid, together;
   } expected[] = {{64, 1, 0, SMS, 1}, {65, 1, 0, SMS, 2}, {128, 1, 0, SMS, 2}, {16, 8, 0, SMS, 2},
-                  {128, 1, 7, 6, 2},  {128, 1, 1, 1, 1},  {16, 1, 7, 7, 1}};
+                  {128, 1, 7, 6, 2},  {128, 1, 1, 1, 1},  {64, 1, 7, 7, 1}};
   for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
     fmla_decode_params p = valid_step();
     p.num_q_heads = expected[i].num_q_heads;
@@ -107,21 +191,29 @@ static void test_invariant(void **state) {
   assert_int_equal(fake_launch_at(0)->args.decode.num_split_tiles, 2 * p.batch_size);
 }
 
-/* A driver that is told to compile everything has no Hopper code, and the others serve. */
-static void test_no_machine_code(void **state) {
-  (void)state;
+/* A driver that is told to compile everything has no Hopper code, and the others serve. `image` is the one that
+ * it fails on here. */
+static fmla_context *open_without(int image) {
   fake_start(-1, CUDA_SUCCESS);
   fmla_close(open_device("cuda:0", NULL));
-  int load = 0;
-  while (strcmp(fake_call(load), "cuModuleLoadData") != 0)
-    load++;
-  while (strcmp(fake_call(++load), "cuModuleLoadData") != 0)
-    ;
+  int load = -1;
+  for (int i = 0; i <= image; i++)
+    while (strcmp(fake_call(++load), "cuModuleLoadData") != 0)
+      ;
   fake_start(load, CUDA_ERROR_NO_BINARY_FOR_GPU);
+  return open_device("cuda:0", NULL);
+}
+
+static void test_no_machine_code(void **state) {
+  (void)state;
   fmla_context *usual = context;
-  context = open_device("cuda:0", NULL);
-  const fmla_decode_params p = valid_step();
+  fmla_decode_params p = valid_step();
+  context = open_without(FMLAI_CUDA_IMAGE_decode_hopper_few);
   assert_string_equal(kernel_of(&p), "portable_rows16");
+  fmla_close(context);
+  p.num_q_heads = 64;
+  context = open_without(FMLAI_CUDA_IMAGE_decode_hopper);
+  assert_string_equal(kernel_of(&p), "portable_rows64");
   fmla_close(context);
   context = usual;
 }
@@ -142,9 +234,16 @@ static int tear_down(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_choice),    cmocka_unit_test(test_pairs),
-      cmocka_unit_test(test_boxes),     cmocka_unit_test(test_map_fails),
-      cmocka_unit_test(test_invariant), cmocka_unit_test(test_no_machine_code),
+      cmocka_unit_test(test_choice),
+      cmocka_unit_test(test_rows),
+      cmocka_unit_test(test_fp16),
+      cmocka_unit_test(test_invariant_rows),
+      cmocka_unit_test(test_workspace_never_shrinks),
+      cmocka_unit_test(test_pairs),
+      cmocka_unit_test(test_boxes),
+      cmocka_unit_test(test_map_fails),
+      cmocka_unit_test(test_invariant),
+      cmocka_unit_test(test_no_machine_code),
   };
   return cmocka_run_group_tests_name("cuda hopper", tests, set_up, tear_down);
 }

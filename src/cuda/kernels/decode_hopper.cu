@@ -1,16 +1,7 @@
 /* The Hopper decode kernel: what its two types share, and each by including the body once. */
-#include "hopper.cuh"
-#include "rows.cuh"
-#include "variants.h"
+#include "hopper_feed.cuh"
 
-enum {
-  BOX_BYTES = 64 * 128, /* 64 keys or rows of 64 columns */
-  HALF_BYTES = 4 * BOX_BYTES,
-  LOADERS = 96,     /* threads that load q */
-  MATH_WARPS = 8,
-  BOTH_GROUPS = 3,  /* named barrier; a warpgroup's own is 1 or 2 */
-  SLACK = 8,
-};
+enum { HALF_BYTES = 4 * BOX_BYTES };
 
 typedef struct hopper_sums {
   float sum[2][HOPPER_ROWS];
@@ -21,9 +12,7 @@ typedef struct hopper_control {
   uint64_t full[2][3];  /* of a stage: the owner's half of the columns; half of the other half; the rest */
   uint64_t empty[2][2]; /* the owner's half; the rest */
   uint64_t ready[2];    /* probabilities and reference of the stage's tile */
-  uint64_t q_full, q_empty;
-  uint64_t piece_full[2], piece_empty[2];
-  piece pieces[2];
+  hopper_feed feed;
   float reference[2][HOPPER_ROWS]; /* by owner */
   hopper_sums sums[2];
 } hopper_control;
@@ -37,34 +26,12 @@ static __device__ __forceinline__ void init_barriers(hopper_control *c) {
     for (int i = 0; i < 2; i++)
       barrier_init(shared_address(&c->empty[stage][i]), MATH_WARPS / 2);
     barrier_init(shared_address(&c->ready[stage]), MATH_WARPS / 2);
-    barrier_init(shared_address(&c->piece_full[stage]), 1);
-    barrier_init(shared_address(&c->piece_empty[stage]), MATH_WARPS + LOADERS / 32);
   }
-  barrier_init(shared_address(&c->q_full), LOADERS);
-  barrier_init(shared_address(&c->q_empty), MATH_WARPS);
+  init_feed(&c->feed);
   barrier_init_fence();
 }
 
 /* ---- Feeding: warpgroup 2 ---------------------------------------------------------------------------- */
-
-/* Pages of some boxes of keys from `first` on, one a lane. */
-static __device__ __forceinline__ int32_t pages_of_boxes(const decode_args *a, const piece *part, int32_t first,
-                                                         int32_t key_end, int lane) {
-  return page_of_key(a, part->batch, first + lane * a->box_keys, key_end);
-}
-
-/* Some boxes of columns of a tile, whose keys lie in `pages`, from `slot` of the first on. By one lane. */
-static __device__ __forceinline__ void copy_columns(const decode_args *a, const fmlai_cuda_tensor_map *map,
-                                                    uint32_t stage, uint32_t barrier, int first_box, int num_boxes,
-                                                    const int32_t pages[4], int32_t slot, int32_t kv_head) {
-#pragma unroll
-  for (int i = 0; i < 4; i++)
-    if (i * a->box_keys < BLOCK_KEYS) {
-      for (int box = first_box; box < first_box + num_boxes; box++)
-        copy_box(stage + box * BOX_BYTES + i * a->box_keys * 128, map, barrier, box * 64, slot, pages[i], kv_head);
-      slot = slot + a->box_keys == a->page_size ? 0 : slot + a->box_keys;
-    }
-}
 
 /* Walks the schedule, tells the others of each piece, and brings its keys. By one warp. */
 static __device__ __forceinline__ void feed_keys(const decode_args *a, const fmlai_cuda_tensor_map *map,
@@ -77,12 +44,7 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
   int32_t tile = 0;
   for (uint32_t number = 0;; number++) {
     const piece part = next_piece(a, &w, lane);
-    barrier_wait(shared_address(&control->piece_empty[number % 2]), number / 2 % 2 ^ 1);
-    if (lane == 0) {
-      control->pieces[number % 2] = part;
-      barrier_arrive(shared_address(&control->piece_full[number % 2]));
-    }
-    __syncwarp();
+    publish(&control->feed, number, &part, lane);
     if (part.batch < 0)
       return;
     const int32_t key_begin = part.block_begin * BLOCK_KEYS;
@@ -125,48 +87,7 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
   }
 }
 
-/* The rows of q of each piece, where wgmma takes them; zeros for rows that the tile does not have. */
-static __device__ __forceinline__ void feed_q(const decode_args *a, hopper_control *control, uint32_t base, int thread) {
-  enum { CHUNKS = 72 }; /* of 16 bytes in a row */
-  write_unowned_rows(a, thread, LOADERS);
-  const int nope_chunks = (576 - a->head_dim_rope) / 8;
-  for (uint32_t number = 0, q_number = 0;; number++) {
-    barrier_wait(shared_address(&control->piece_full[number % 2]), number / 2 % 2);
-    const piece *part = &control->pieces[number % 2];
-    if (part->batch < 0)
-      return;
-    if (part->block_begin < part->block_end) {
-      const piece_rows rows = rows_of_piece(a, part, HOPPER_ROWS);
-      barrier_wait(shared_address(&control->q_empty), q_number % 2 ^ 1);
-      /* Eight threads a row. */
-      for (int r = thread / 8; r < HOPPER_ROWS; r += LOADERS / 8) {
-        const bool valid = r < rows.count;
-        const row_place p = place_of_row(a, part, &rows, valid ? r : 0);
-        const uint16_t *nope = (const uint16_t *)a->q + p.batch * a->q_stride_batch + p.token * a->q_stride_token +
-                               p.head * a->q_stride_head;
-        const uint16_t *rope = a->q_rope ? (const uint16_t *)a->q_rope + p.batch * a->q_rope_stride_batch +
-                                               p.token * a->q_rope_stride_token + p.head * a->q_rope_stride_head
-                                         : nope;
-        for (int c = thread % 8; c < CHUNKS; c += 8)
-          cp_async_16(base + c / 8 * BOX_BYTES + r * 128 + ((c ^ r) % 8) * 16,
-                      c < nope_chunks ? nope + c * 8 : rope + (c - nope_chunks) * 8, valid ? 16 : 0);
-      }
-      cp_async_commit();
-      cp_async_wait(0);
-      fence_for_async();
-      barrier_arrive(shared_address(&control->q_full));
-      q_number++;
-    }
-    __syncwarp();
-    if (thread % 32 == 0)
-      barrier_arrive(shared_address(&control->piece_empty[number % 2]));
-  }
-}
-
 /* ---- Computing: warpgroups 0 and 1 ------------------------------------------------------------------- */
-
-/* The factor from one reference to another. */
-static __device__ __forceinline__ float growth(float from, float to) { return from == to ? 1 : exp2_approx(from - to); }
 
 /* Brings o to the rows' new references; most tiles have the old ones. The four warps branch together: the compiler may
    put a product behind each way, and all of a warpgroup must execute the same one. */

@@ -36,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     if (warp == 0)
       feed_keys(a, &map, control, base, lane);
     else
-      feed_q(a, control, base, thread - 32);
+      feed_q(a, &control->feed, base, HOPPER_ROWS, thread - 32);
   } else {
     REGISTERS_UP_TO(224);
     const uint32_t own = base + HOPPER_STAGE_OFFSET(group), other = base + HOPPER_STAGE_OFFSET(1 - group);
@@ -55,8 +55,8 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       s[i] = 0;
 
     for (uint32_t number = 0, q_number = 0;; number++) {
-      barrier_wait(shared_address(&control->piece_full[number % 2]), number / 2 % 2);
-      const piece *part = &control->pieces[number % 2];
+      barrier_wait(shared_address(&control->feed.piece_full[number % 2]), number / 2 % 2);
+      const piece *part = &control->feed.pieces[number % 2];
       if (part->batch < 0)
         break;
       const piece_rows rows = rows_of_piece(a, part, HOPPER_ROWS);
@@ -90,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       } while (0)
 
       if (first_tile < end_tile)
-        barrier_wait(shared_address(&control->q_full), q_number % 2);
+        barrier_wait(shared_address(&control->feed.q_full), q_number % 2);
       for (int32_t tile = first_tile + ((first_tile ^ group) & 1); tile < end_tile; tile += 2) {
         const uint32_t parity = tile / 2 % 2;
         barrier_wait(shared_address(&control->full[group][0]), parity);
@@ -182,7 +182,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
           barrier_arrive(shared_address(&control->ready[group]));
 
         if (tile + 2 >= end_tile && lane == 0) /* the piece's last use of q here */
-          barrier_arrive(shared_address(&control->q_empty));
+          barrier_arrive(shared_address(&control->feed.q_empty));
         follow_reference(o, reference, next[0], next[1], group);
         if (first_key + BLOCK_KEYS > key_end)
           clear_tail(own + group * HALF_BYTES, key_end - first_key, thread, group);
@@ -201,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       if (first_tile < end_tile) {
         const int32_t last = end_tile - 1;
         if (first_tile == last && last % 2 != group && lane == 0) /* no tile here */
-          barrier_arrive(shared_address(&control->q_empty));
+          barrier_arrive(shared_address(&control->feed.q_empty));
         if (last % 2 != group) {
           AWAIT_OTHER(last);
           const int32_t last_key = key_begin + (last - first_tile) * BLOCK_KEYS;
@@ -246,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       }
       __syncwarp();
       if (lane == 0)
-        barrier_arrive(shared_address(&control->piece_empty[number % 2]));
+        barrier_arrive(shared_address(&control->feed.piece_empty[number % 2]));
     }
   }
 }

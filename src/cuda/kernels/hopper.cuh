@@ -20,6 +20,14 @@ static __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+/* Where `arrives` holds; without a branch, so that products may be under way. */
+static __device__ __forceinline__ void barrier_arrive_if(bool arrives, uint32_t barrier) {
+  asm volatile("{\n.reg .pred arrives;\nsetp.ne.b32 arrives, %1, 0;\n"
+               "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n}" ::"r"(barrier),
+               "r"((uint32_t)arrives)
+               : "memory");
+}
+
 /* Arrives, and lets the phase wait for `bytes` from the copy engine as well. */
 static __device__ __forceinline__ void barrier_arrive_expecting(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
@@ -94,6 +102,18 @@ static __device__ __forceinline__ void stmatrix_x4(uint32_t address, const uint3
                : "memory");
 }
 
+/* The same, each matrix transposed: memory's row is the registers' column. */
+static __device__ __forceinline__ void stmatrix_x4_trans(uint32_t address, const uint32_t r[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r[0]),
+               "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+
+static __device__ __forceinline__ void store_shared_128(uint32_t to, const float v[4]) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3])
+               : "memory");
+}
+
 static __device__ __forceinline__ void store_zeros_128(uint32_t to) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
 }
@@ -131,9 +151,12 @@ static __device__ __forceinline__ void products_commit(void) {
 #define IO_8(d, i)                                                                                             \
   "+f"((d)[i]), "+f"((d)[(i) + 1]), "+f"((d)[(i) + 2]), "+f"((d)[(i) + 3]), "+f"((d)[(i) + 4]),                \
       "+f"((d)[(i) + 5]), "+f"((d)[(i) + 6]), "+f"((d)[(i) + 7])
+#define IO_16(d, i) IO_8(d, i), IO_8(d, (i) + 8)
 #define IO_32(d, i) IO_8(d, i), IO_8(d, (i) + 8), IO_8(d, (i) + 16), IO_8(d, (i) + 24)
 #define IO_128(d) IO_32(d, 0), IO_32(d, 32), IO_32(d, 64), IO_32(d, 96)
 
+#define NAMES_8 "{%0, %1, %2, %3, %4, %5, %6, %7}"
+#define NAMES_16 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}"
 #define NAMES_32                                                                                               \
   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                    \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
@@ -148,6 +171,8 @@ static __device__ __forceinline__ void products_commit(void) {
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}"
 
 /* Ties registers to this point of the program: what a product wrote is read after it, not before. */
+static __device__ __forceinline__ void settle_8(float d[8]) { asm volatile("" : IO_8(d, 0)::"memory"); }
+static __device__ __forceinline__ void settle_16(float d[16]) { asm volatile("" : IO_16(d, 0)::"memory"); }
 static __device__ __forceinline__ void settle_32(float d[32]) { asm volatile("" : IO_32(d, 0)::"memory"); }
 static __device__ __forceinline__ void settle_128(float d[128]) { asm volatile("" : IO_128(d)::"memory"); }
 
@@ -183,6 +208,25 @@ static __device__ __forceinline__ void settle_128(float d[128]) { asm volatile("
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));                                        \
   }
 
+/* d (64 x n, FP32) = or += a b (K-major), both in shared memory; n / 2 registers, then the operands. a is K-major, or in
+   the form called transposed MN-major. */
+#define PRODUCT_64XN(name, type, n, registers, a_at, b_at, adds_at, transposed)                                \
+  static __device__ __forceinline__ void name##_##type(float d[n / 2], uint32_t a, uint32_t b, int adds) {     \
+    asm volatile("{\n.reg .pred adds;\n.reg .b64 a, b;\nsetp.ne.b32 adds, " adds_at ", 0;\n"                  \
+                 "mov.b64 a, {" a_at ", " UPPER_HALF "};\nmov.b64 b, {" b_at ", " UPPER_HALF "};\n"            \
+                 "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." #type "." #type " " NAMES_##registers       \
+                 ", a, b, adds, 1, 1, " transposed ", 0;\n}"                                                   \
+                 : IO_##registers(d, 0)                                                                        \
+                 : "r"(a), "r"(b), "r"(adds));                                                                 \
+  }
+#define PRODUCTS_64XN(type)                                                                                    \
+  PRODUCT_64XN(product_64x16, type, 16, 8, "%8", "%9", "%10", "0")                                             \
+  PRODUCT_64XN(product_64x16_transposed, type, 16, 8, "%8", "%9", "%10", "1")                                  \
+  PRODUCT_64XN(product_64x32, type, 32, 16, "%16", "%17", "%18", "0")                                          \
+  PRODUCT_64XN(product_64x32_transposed, type, 32, 16, "%16", "%17", "%18", "1")
+
+PRODUCTS_64XN(bf16)
+PRODUCTS_64XN(f16)
 PRODUCT_64X64(bf16)
 PRODUCT_64X64(f16)
 PRODUCT_64X256(bf16)

@@ -53,4 +53,17 @@ enum {
 };
 #define HOPPER_STAGE_OFFSET(stage) (((stage) + 1) * HOPPER_TILE_BYTES)
 
+/* ---- Hopper, few rows: q, probabilities of two warpgroups, a ring of boxes of keys, control ------------ */
+
+/* X(rows, boxes): query rows of a tile, boxes of 64 keys x 64 columns in the ring: as many as fit 227 KiB. */
+#define FMLAI_CUDA_HOPPER_FEW_VARIANTS(X)                                                                      \
+  X(16, 25)                                                                                                    \
+  X(32, 22)
+
+enum { HOPPER_FEW_MAX_ROWS = 32, HOPPER_FEW_MAX_BOXES = 25, HOPPER_FEW_CONTROL_BYTES = 4096 };
+#define HOPPER_FEW_P_OFFSET(rows)              ((rows)*576 * 2)
+#define HOPPER_FEW_RING_OFFSET(rows)           (HOPPER_FEW_P_OFFSET(rows) + 2 * (rows)*64 * 2)
+#define HOPPER_FEW_CONTROL_OFFSET(rows, boxes) (HOPPER_FEW_RING_OFFSET(rows) + (boxes)*64 * 64 * 2)
+#define HOPPER_FEW_SHARED_BYTES(rows, boxes)   (HOPPER_FEW_CONTROL_OFFSET(rows, boxes) + HOPPER_FEW_CONTROL_BYTES)
+
 #endif

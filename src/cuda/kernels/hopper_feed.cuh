@@ -1,0 +1,105 @@
+/* What the Hopper kernels share: how pieces, keys and rows of q reach the warpgroups that compute, from a third. */
+#ifndef FMLAI_CUDA_HOPPER_FEED_CUH
+#define FMLAI_CUDA_HOPPER_FEED_CUH
+
+#include "hopper.cuh"
+#include "rows.cuh"
+#include "variants.h"
+
+enum {
+  BOX_BYTES = 64 * 128, /* 64 keys, or 64 rows, of 64 columns */
+  LOADERS = 96,         /* threads that load q */
+  MATH_WARPS = 8,
+  ALL_GROUPS = 0,  /* named barriers; warpgroup 0's own is 1, warpgroup 1's 2 */
+  BOTH_GROUPS = 3, /* those that compute */
+  SLACK = 8,       /* a row's reference follows its maximum only when that has grown by more than 2^SLACK */
+};
+
+typedef struct hopper_feed {
+  uint64_t q_full, q_empty;
+  uint64_t piece_full[2], piece_empty[2];
+  piece pieces[2];
+} hopper_feed;
+
+static __device__ __forceinline__ void init_feed(hopper_feed *f) {
+  for (int i = 0; i < 2; i++) {
+    barrier_init(shared_address(&f->piece_full[i]), 1);
+    barrier_init(shared_address(&f->piece_empty[i]), MATH_WARPS + LOADERS / 32);
+  }
+  barrier_init(shared_address(&f->q_full), LOADERS);
+  barrier_init(shared_address(&f->q_empty), MATH_WARPS);
+}
+
+/* Tells the others of a piece. By one warp. */
+static __device__ __forceinline__ void publish(hopper_feed *f, uint32_t number, const piece *part, int lane) {
+  barrier_wait(shared_address(&f->piece_empty[number % 2]), number / 2 % 2 ^ 1);
+  if (lane == 0) {
+    f->pieces[number % 2] = *part;
+    barrier_arrive(shared_address(&f->piece_full[number % 2]));
+  }
+  __syncwarp();
+}
+
+/* Pages of some boxes of keys from `first` on, one a lane. */
+static __device__ __forceinline__ int32_t pages_of_boxes(const decode_args *a, const piece *part, int32_t first,
+                                                         int32_t key_end, int lane) {
+  return page_of_key(a, part->batch, first + lane * a->box_keys, key_end);
+}
+
+/* Some boxes of columns of a tile, whose keys lie in `pages`, from `slot` of the first on; box 0 would lie at `stage`.
+   By one lane. */
+static __device__ __forceinline__ void copy_columns(const decode_args *a, const fmlai_cuda_tensor_map *map,
+                                                    uint32_t stage, uint32_t barrier, int first_box, int num_boxes,
+                                                    const int32_t pages[4], int32_t slot, int32_t kv_head) {
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    if (i * a->box_keys < BLOCK_KEYS) {
+      for (int box = first_box; box < first_box + num_boxes; box++)
+        copy_box(stage + box * BOX_BYTES + i * a->box_keys * 128, map, barrier, box * 64, slot, pages[i], kv_head);
+      slot = slot + a->box_keys == a->page_size ? 0 : slot + a->box_keys;
+    }
+}
+
+/* The rows of q of each piece, where wgmma takes them; zeros for rows that the tile of max_rows does not have. */
+static __device__ __forceinline__ void feed_q(const decode_args *a, hopper_feed *f, uint32_t to, int max_rows,
+                                              int thread) {
+  enum { CHUNKS = 72 }; /* of 16 bytes in a row */
+  write_unowned_rows(a, thread, LOADERS);
+  const int nope_chunks = (576 - a->head_dim_rope) / 8;
+  for (uint32_t number = 0, q_number = 0;; number++) {
+    barrier_wait(shared_address(&f->piece_full[number % 2]), number / 2 % 2);
+    const piece *part = &f->pieces[number % 2];
+    if (part->batch < 0)
+      return;
+    if (part->block_begin < part->block_end) {
+      const piece_rows rows = rows_of_piece(a, part, max_rows);
+      barrier_wait(shared_address(&f->q_empty), q_number % 2 ^ 1);
+      /* Eight threads a row. */
+      for (int r = thread / 8; r < max_rows; r += LOADERS / 8) {
+        const bool valid = r < rows.count;
+        const row_place p = place_of_row(a, part, &rows, valid ? r : 0);
+        const uint16_t *nope = (const uint16_t *)a->q + p.batch * a->q_stride_batch + p.token * a->q_stride_token +
+                               p.head * a->q_stride_head;
+        const uint16_t *rope = a->q_rope ? (const uint16_t *)a->q_rope + p.batch * a->q_rope_stride_batch +
+                                               p.token * a->q_rope_stride_token + p.head * a->q_rope_stride_head
+                                         : nope;
+        for (int c = thread % 8; c < CHUNKS; c += 8)
+          cp_async_16(to + c / 8 * max_rows * 128 + r * 128 + ((c ^ r) % 8) * 16,
+                      c < nope_chunks ? nope + c * 8 : rope + (c - nope_chunks) * 8, valid ? 16 : 0);
+      }
+      cp_async_commit();
+      cp_async_wait(0);
+      fence_for_async();
+      barrier_arrive(shared_address(&f->q_full));
+      q_number++;
+    }
+    __syncwarp();
+    if (thread % 32 == 0)
+      barrier_arrive(shared_address(&f->piece_empty[number % 2]));
+  }
+}
+
+/* The factor from one reference to another. */
+static __device__ __forceinline__ float growth(float from, float to) { return from == to ? 1 : exp2_approx(from - to); }
+
+#endif
