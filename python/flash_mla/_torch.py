@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from ._library import CPU, context
 from ._plans import Plan, plan_decode, plan_merge
@@ -129,7 +129,7 @@ _DECODE_OPTIONS = "int head_dim_v, float? softmax_scale, int flags, int? max_seq
 _MERGE_INPUTS = "Tensor out_parts, Tensor lse_parts, Tensor? sink"
 _MERGE_OPTIONS = "int flags"
 
-_library_of_ops = torch.library.Library("flash_mla", "DEF")
+_library_of_ops = library.Library("flash_mla", "DEF")
 
 
 def _on_one_device(fake: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
@@ -158,7 +158,7 @@ def _register(schema: str, function: Callable[..., Any], fake: Callable[..., Any
         _library_of_ops.impl(name, function, backend)
     op = getattr(torch.ops.flash_mla, name).default
     names = [argument.name for argument in op._schema.arguments]
-    torch.library.register_fake(f"flash_mla::{name}", _on_one_device(fake, names), lib=_library_of_ops)
+    library.register_fake(f"flash_mla::{name}", _on_one_device(fake, names), lib=_library_of_ops)
     registered: Callable[..., Any] = op
     return registered
 

@@ -11,7 +11,7 @@ import flash_mla
 import pytest
 import torch
 from flash_mla import _torch
-from torch import Tensor
+from torch import Tensor, library
 
 CASE = dense.Case(3, 2, 140, 8, 1, varlen=True, causal=True)
 CAUSAL = 1
@@ -33,17 +33,15 @@ def test_ops_are_what_they_claim(device: str) -> None:
     inputs = (step.q, None, step.kv_cache, step.block_table, step.cache_seqlens, None, None)
     options = (512, None, CAUSAL, None, 0, 0)
     out, lse = torch.ops.flash_mla.decode(*inputs, torch.float32, *options)
-    torch.library.opcheck(torch.ops.flash_mla.decode.default, (*inputs, None, *options))
-    torch.library.opcheck(torch.ops.flash_mla.decode.default, (*inputs, torch.float32, *options))
-    torch.library.opcheck(torch.ops.flash_mla.decode_out.default, (*inputs, out, lse, *options))
+    library.opcheck(torch.ops.flash_mla.decode.default, (*inputs, None, *options))
+    library.opcheck(torch.ops.flash_mla.decode.default, (*inputs, torch.float32, *options))
+    library.opcheck(torch.ops.flash_mla.decode_out.default, (*inputs, out, lse, *options))
     q, cu_seqlens_q = step.q.flatten(0, 1), torch.tensor([0, 1, 3, 3], dtype=torch.int32, device=device)
     packed = (q, None, *inputs[2:5], cu_seqlens_q, None)
-    torch.library.opcheck(torch.ops.flash_mla.decode.default, (*packed, None, 512, 0.1, CAUSAL, 2, 0, 0))
+    library.opcheck(torch.ops.flash_mla.decode.default, (*packed, None, 512, 0.1, CAUSAL, 2, 0, 0))
     parts = (out[None], lse[None], None)
-    torch.library.opcheck(torch.ops.flash_mla.merge.default, (*parts, torch.bfloat16, 0))
-    torch.library.opcheck(
-        torch.ops.flash_mla.merge_out.default, (*parts, torch.empty_like(out), torch.empty_like(lse), 0)
-    )
+    library.opcheck(torch.ops.flash_mla.merge.default, (*parts, torch.bfloat16, 0))
+    library.opcheck(torch.ops.flash_mla.merge_out.default, (*parts, torch.empty_like(out), torch.empty_like(lse), 0))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -144,11 +142,11 @@ def test_overhead(device: str) -> None:
     case = dense.Case(1, 1, 20, 1, 1, varlen=False, causal=False)
     step = dense.make_step(case, torch.bfloat16, device)
     step.cache_seqlens.zero_()  # nothing to compute
-    library = torch.library.Library("flash_mla_test", "FRAGMENT")
+    ops = library.Library("flash_mla_test", "FRAGMENT")
     if not hasattr(torch.ops.flash_mla_test, "empty"):
-        library.define(str(torch.ops.flash_mla.decode.default._schema).replace("flash_mla::decode", "empty"))
+        ops.define(str(torch.ops.flash_mla.decode.default._schema).replace("flash_mla::decode", "empty"))
         nothing = torch.empty(0), torch.empty(0)
-        library.impl("empty", lambda *_: nothing, device.upper())
+        ops.impl("empty", lambda *_: nothing, device.upper())
     metadata = flash_mla.get_mla_metadata()
     full: tuple[Any, ...] = (step.q, None, *arguments(step)[1:], None, None, None, 512, None, 4, None, 0, 0)
     empty_op = torch.ops.flash_mla_test.empty.default
