@@ -84,13 +84,6 @@ static __device__ __forceinline__ void copy_box(uint32_t to, const fmlai_cuda_te
                : "memory");
 }
 
-static __device__ __forceinline__ void prefetch_box(const fmlai_cuda_tensor_map *map, int32_t column, int32_t slot,
-                                                    int32_t page, int32_t kv_head) {
-  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global.tile [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(column),
-               "r"(slot), "r"(page), "r"(kv_head)
-               : "memory");
-}
-
 static __device__ __forceinline__ void prefetch_map(const fmlai_cuda_tensor_map *map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
