@@ -11,7 +11,7 @@ enum { ALIGNMENT = 256 };
 typedef struct counts {
   int64_t tiles; /* row tiles of the batch */
   double line;   /* their blocks of keys, and some more for each (kernels/schedule.cuh) */
-  int64_t split_tiles, slots;
+  int64_t slots; /* of partial results */
 } counts;
 
 /*
@@ -37,10 +37,9 @@ static counts count(const fmlai_cuda_context *c, const fmla_decode_params *p, in
   if (invariant)
     return (counts){.tiles = together * limits.num_tiles,
                     .line = line,
-                    .split_tiles = together * limits.num_tiles,
                     .slots = together * limits.num_partials};
   const int64_t ctas = fmlai_cuda_max_ctas(c, p, variant);
-  return (counts){.tiles = together * limits.num_tiles, .line = line, .split_tiles = ctas, .slots = 2 * ctas};
+  return (counts){.tiles = together * limits.num_tiles, .line = line, .slots = 2 * ctas};
 }
 
 static size_t append(size_t *end, size_t bytes) {
@@ -54,7 +53,6 @@ static size_t place(const counts *n, int32_t rows, int32_t head_dim_v, fmlai_cud
   const size_t row_bytes = sizeof(float) * (size_t)rows;
   size_t end = 0;
   l->check_report = append(&end, sizeof(fmlai_cuda_check_report));
-  l->split_tiles = append(&end, (size_t)n->split_tiles * sizeof(fmlai_cuda_split_tile));
   l->partial_lse = append(&end, (size_t)n->slots * row_bytes);
   l->partial_o = append(&end, (size_t)n->slots * row_bytes * (size_t)head_dim_v);
   return end + ALIGNMENT - 1; /* the first aligned byte may lie so far in */
@@ -91,10 +89,8 @@ fmla_status fmlai_cuda_lay_out(const fmlai_cuda_context *c, const fmla_decode_pa
     fmlai_cuda_layout l;
     const size_t needed = place(&n, fmlai_cuda_variants[v].rows, p->head_dim_v, &l);
     *bytes = needed > *bytes ? needed : *bytes;
-    if (v == choice->variant) {
-      l.num_split_tiles = (p->flags & FMLA_BATCH_INVARIANT) != 0 ? (int32_t)n.split_tiles : choice->num_ctas;
+    if (v == choice->variant)
       *layout = l;
-    }
   }
   return FMLA_OK;
 }

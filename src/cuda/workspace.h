@@ -6,11 +6,9 @@
 
 /* Offsets from its first aligned byte. */
 typedef struct fmlai_cuda_layout {
-  int32_t num_split_tiles; /* entries */
-  size_t check_report;     /* fmlai_cuda_check_report */
-  size_t split_tiles;      /* fmlai_cuda_split_tile [num_split_tiles] */
-  size_t partial_lse;      /* float [slots, rows of the variant] */
-  size_t partial_o;        /* float [slots, rows of the variant, head_dim_v] */
+  size_t check_report; /* fmlai_cuda_check_report */
+  size_t partial_lse;  /* float [slots, rows of the variant] */
+  size_t partial_o;    /* float [slots, rows of the variant, head_dim_v] */
 } fmlai_cuda_layout;
 
 /* What the choice's launch uses, and the bytes that serve it whatever the lengths. They do not shrink when an

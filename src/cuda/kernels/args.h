@@ -15,17 +15,6 @@ typedef struct fmlai_cuda_tensor_map {
 #endif
 } fmlai_cuda_tensor_map;
 
-/* A row tile whose keys were split: its partial results are slots first_slot, next_slot, and on from there in
-   steps of tiles_together. */
-typedef struct fmlai_cuda_split_tile {
-  int32_t batch; /* -1: none */
-  int32_t kv_head;
-  int32_t row_tile; /* of the KV head's rows */
-  int32_t first_slot;
-  int32_t next_slot;
-  int32_t num_splits;
-} fmlai_cuda_split_tile;
-
 /* A decode step. Strides in elements; all that the host checked or clamped is right, the values that pointers
    lead to may be anything. */
 typedef struct fmlai_cuda_decode_args {
@@ -42,7 +31,6 @@ typedef struct fmlai_cuda_decode_args {
   /* Workspace */
   float *partial_o;                   /* [slots, tile_rows, head_dim_v], normalised */
   float *partial_lse;                 /* [slots, tile_rows] */
-  fmlai_cuda_split_tile *split_tiles; /* [num_split_tiles]: every entry is written by each step */
 
   int64_t q_stride_batch, q_stride_token, q_stride_head;
   int64_t q_rope_stride_batch, q_rope_stride_token, q_rope_stride_head;
@@ -67,7 +55,6 @@ typedef struct fmlai_cuda_decode_args {
   int32_t num_ctas;        /* of the decode kernel: tiles_together for each share */
   int32_t tiles_together;  /* row tiles of a KV head whose CTAs go over the same keys side by side */
   int32_t min_share;       /* blocks of keys: no share is shorter */
-  int32_t num_split_tiles; /* entries of split_tiles */
   int32_t tile_rows;       /* of the kernel's variant, a power of 2 */
   int32_t tile_rows_log2;
   int32_t num_stages; /* tiles of keys in shared memory, where that is not the variant's to say */

@@ -39,7 +39,6 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
   if (lane == 0)
     prefetch_map(map);
   walk w = begin_walk(a, (int32_t)blockIdx.x, lane);
-  clear_split_tiles(a, (int32_t)blockIdx.x, lane);
   const int32_t boxes = BLOCK_KEYS / a->box_keys;
   int32_t tile = 0;
   for (uint32_t number = 0;; number++) {

@@ -62,7 +62,6 @@ static __device__ __forceinline__ void feed_boxes(const decode_args *a, const fm
   if (lane == 0)
     prefetch_map(map);
   walk w = begin_walk(a, (int32_t)blockIdx.x, lane);
-  clear_split_tiles(a, (int32_t)blockIdx.x, lane);
   const int32_t boxes = BLOCK_KEYS / a->box_keys;
   ring_place to = {0, 0};
   uint32_t tile = 0; /* counted on through all pieces */

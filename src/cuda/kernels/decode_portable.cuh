@@ -63,10 +63,8 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
   const float scale_log2 = a->softmax_scale * 1.4426950408889634f;
   allow_dependents(); /* the merge's CTAs wait for this kernel's end where they are to run */
   walk w;
-  if (warp == 0) {
+  if (warp == 0)
     w = begin_walk(a, (int32_t)blockIdx.x, lane);
-    clear_split_tiles(a, (int32_t)blockIdx.x, lane);
-  }
   write_unowned_rows(a, thread, NUM_THREADS);
 
   for (;;) {

@@ -15,45 +15,91 @@ enum {
 
 /* ---- The splits of a decode step ------------------------------------------------------------------ */
 
-/* The tiles of some entries of split_tiles that tell of one. */
+/* Some sequences, one a thread. Positions are those of the schedule's line; in the batch-invariant mode groups of row
+   tiles, counted through the batch. */
+typedef struct batch_part {
+  int32_t first;               /* sequence */
+  int32_t begin, splits_begin; /* its position; splits before it, where sequences have several */
+  int32_t ends[MERGE_THREADS], splits_ends[MERGE_THREADS]; /* the same behind each */
+} batch_part;
+
+/* Inclusive prefix sums over the CTA's threads. */
+static __device__ __forceinline__ int32_t cta_inclusive_scan(int32_t value, int32_t of_warps[MERGE_WARPS], int lane,
+                                                             int warp) {
+  int32_t sum = warp_inclusive_scan(value, lane);
+  __syncthreads();
+  if (lane == 31)
+    of_warps[warp] = sum;
+  __syncthreads();
+  for (int w = 0; w < warp; w++)
+    sum += of_warps[w];
+  return sum;
+}
+
+/* Goes on to the part from sequence `first` on. */
+static __device__ __forceinline__ void read_part(const decode_args *a, int32_t first, batch_part *part,
+                                                 int32_t *of_warps, int lane, int warp) {
+  const int32_t thread = (int32_t)threadIdx.x, batch = first + thread;
+  const int32_t begin = first == 0 ? 0 : part->ends[MERGE_THREADS - 1];
+  const int32_t splits_begin = first == 0 ? 0 : part->splits_ends[MERGE_THREADS - 1];
+  int32_t weight = 0, splits = 0;
+  if (batch < a->batch_size) {
+    const sequence s = read_sequence(a, batch);
+    weight = sequence_weight(a, &s);
+    if ((a->flags & FLAG_BATCH_INVARIANT) != 0) {
+      splits = weight > s.num_groups ? weight : 0;
+      weight = s.num_groups;
+    }
+  }
+  const int32_t end = begin + cta_inclusive_scan(weight, of_warps, lane, warp);
+  const int32_t splits_end = splits_begin + cta_inclusive_scan(splits, of_warps, lane, warp);
+  part->ends[thread] = end;
+  part->splits_ends[thread] = splits_end;
+  if (thread == 0) {
+    part->first = first;
+    part->begin = begin;
+    part->splits_begin = splits_begin;
+  }
+  __syncthreads();
+}
+
+/* The sequence of the part that holds a position. */
+static __device__ __forceinline__ place find_in_part(const batch_part *part, int32_t position) {
+  int low = 0;
+#pragma unroll
+  for (int step = MERGE_THREADS / 2; step > 0; step /= 2)
+    low += part->ends[low + step - 1] <= position ? step : 0;
+  place p;
+  p.batch = part->first + low;
+  p.begin = low == 0 ? part->begin : part->ends[low - 1];
+  p.splits_before = low == 0 ? part->splits_begin : part->splits_ends[low - 1];
+  return p;
+}
+
 typedef struct split_tile_list {
-  fmlai_cuda_split_tile tiles[MERGE_THREADS];
+  split_tile tiles[MERGE_THREADS];
   int count;
   bool has_few, has_many; /* tiles of up to FEW_SPLITS splits, and of more */
 } split_tile_list;
 
-/* Gathers those of the entries from `first` on, every thread looking at one. */
-static __device__ __forceinline__ void gather_tiles(const decode_args *a, int32_t first, split_tile_list *list) {
-  __shared__ int counts[MERGE_WARPS];
-  const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-  const int32_t index = first + (int32_t)threadIdx.x;
-  fmlai_cuda_split_tile tile = {-1, 0, 0, 0, 0, 0};
-  if (index < a->num_split_tiles)
-    tile = a->split_tiles[index];
-  const bool valid = tile.batch >= 0;
-  const unsigned valid_lanes = __ballot_sync(0xffffffffu, valid);
-  /* These barriers also say that the tiles gathered before are done with. */
-  const bool has_few = __syncthreads_or(valid && tile.num_splits <= FEW_SPLITS) != 0;
-  const bool has_many = __syncthreads_or(valid && tile.num_splits > FEW_SPLITS) != 0;
-  if (lane == 0)
-    counts[warp] = __popc(valid_lanes);
-  __syncthreads();
-  int at = __popc(valid_lanes & ((1u << lane) - 1)), total = 0;
-  for (int w = 0; w < MERGE_WARPS; w++) {
-    at += w < warp ? counts[w] : 0;
-    total += counts[w];
-  }
-  if (valid)
-    list->tiles[at] = tile;
-  if (threadIdx.x == 0) {
-    list->count = total;
+/* Gathers those that the threads have, in their order. */
+static __device__ __forceinline__ void gather_tiles(const split_tile *mine, split_tile_list *list, int32_t *of_warps,
+                                                    int lane, int warp) {
+  const bool is_valid = mine->batch >= 0;
+  const bool has_few = __syncthreads_or(is_valid && mine->num_splits <= FEW_SPLITS) != 0;
+  const bool has_many = __syncthreads_or(is_valid && mine->num_splits > FEW_SPLITS) != 0;
+  const int32_t end = cta_inclusive_scan(is_valid, of_warps, lane, warp);
+  if (is_valid)
+    list->tiles[end - 1] = *mine;
+  if (threadIdx.x == MERGE_THREADS - 1) {
+    list->count = end;
     list->has_few = has_few;
     list->has_many = has_many;
   }
   __syncthreads();
 }
 
-static __device__ __forceinline__ int64_t partial_row(const decode_args *a, const fmlai_cuda_split_tile *tile,
+static __device__ __forceinline__ int64_t partial_row(const decode_args *a, const split_tile *tile,
                                                       int32_t row, int32_t split) {
   const int64_t slot = split == 0 ? tile->first_slot : tile->next_slot + (split - 1) * a->tiles_together;
   return slot * a->tile_rows + row;
@@ -74,9 +120,8 @@ static __device__ __forceinline__ void add_weighted(float4 *sum, float weight, f
 }
 
 /* The rows that a tile has. */
-static __device__ __forceinline__ int32_t rows_of_tile(const decode_args *a, const fmlai_cuda_split_tile *tile,
-                                                       const sequence *q) {
-  return min(q->seqlen_q * a->group_heads - tile->row_tile * a->tile_rows, a->tile_rows);
+static __device__ __forceinline__ int32_t rows_of_tile(const decode_args *a, const split_tile *tile) {
+  return min(tile->seq.seqlen_q * a->group_heads - tile->row_tile * a->tile_rows, a->tile_rows);
 }
 
 /* Where a merged row goes, and its factor. */
@@ -86,19 +131,19 @@ typedef struct merged_row {
 } merged_row;
 
 /* Also writes the row's lse, if this thread is to. */
-static __device__ __forceinline__ merged_row end_merged_row(const decode_args *a, const fmlai_cuda_split_tile *tile,
-                                                            const sequence *q, int32_t tile_row, float largest,
-                                                            float weights, bool writes_lse) {
+static __device__ __forceinline__ merged_row end_merged_row(const decode_args *a, const split_tile *tile,
+                                                            int32_t tile_row, float largest, float weights,
+                                                            bool writes_lse) {
   const int32_t row = tile->row_tile * a->tile_rows + tile_row;
   const int32_t token = row / a->group_heads;
   const int64_t head = tile->kv_head * a->group_heads + row - token * a->group_heads;
   const bool empty = weights == 0;
   const float lse = empty ? -INFINITY : largest + logf(weights);
-  float *lse_at = lse_row(a, tile->batch, q->q_begin + token, head);
+  float *lse_at = lse_row(a, tile->batch, tile->seq.q_begin + token, head);
   if (lse_at && writes_lse)
     *lse_at = empty ? empty_lse(a->flags) : lse;
   merged_row end;
-  end.out = out_row(a, tile->batch, q->q_begin + token, head);
+  end.out = out_row(a, tile->batch, tile->seq.q_begin + token, head);
   end.scale = empty ? 0 : sink_scale(a->sink, head, lse) / weights;
   return end;
 }
@@ -109,10 +154,9 @@ static __device__ __forceinline__ void store_columns(const decode_args *a, merge
 }
 
 /* Few splits: a warp a row; lane i knows split i's weight. */
-static __device__ __forceinline__ void merge_by_warp(const decode_args *a, const fmlai_cuda_split_tile *tile,
+static __device__ __forceinline__ void merge_by_warp(const decode_args *a, const split_tile *tile,
                                                      int32_t row, int lane) {
-  const sequence q = read_sequence(a, tile->batch);
-  if (row >= rows_of_tile(a, tile, &q))
+  if (row >= rows_of_tile(a, tile))
     return;
   const float lse =
       lane < tile->num_splits ? a->partial_lse[partial_row(a, tile, row, lane)] : -INFINITY;
@@ -133,7 +177,7 @@ static __device__ __forceinline__ void merge_by_warp(const decode_args *a, const
       if (c * CHUNK + lane * 4 < a->head_dim_v)
         add_weighted(&sums[c], weight, *(const float4 *)(o + c * CHUNK));
   }
-  const merged_row end = end_merged_row(a, tile, &q, row, largest, weights, lane == 0);
+  const merged_row end = end_merged_row(a, tile, row, largest, weights, lane == 0);
 #pragma unroll
   for (int c = 0; c < MAX_CHUNKS; c++)
     if (c * CHUNK + lane * 4 < a->head_dim_v)
@@ -141,11 +185,10 @@ static __device__ __forceinline__ void merge_by_warp(const decode_args *a, const
 }
 
 /* Many: a CTA some columns of a row; warp w takes splits w, w + 8, ..., and the warps' sums are added in their order. */
-static __device__ __forceinline__ void merge_by_cta(const decode_args *a, const fmlai_cuda_split_tile *tile, int32_t row,
+static __device__ __forceinline__ void merge_by_cta(const decode_args *a, const split_tile *tile, int32_t row,
                                                     int32_t first_column, float4 (*sums)[32], float *all_weights,
                                                     int lane, int warp) {
-  const sequence q = read_sequence(a, tile->batch);
-  if (row >= rows_of_tile(a, tile, &q))
+  if (row >= rows_of_tile(a, tile))
     return;
   const int32_t column = first_column + lane * 4, num_splits = tile->num_splits;
   float4 sum = make_float4(0, 0, 0, 0);
@@ -185,38 +228,65 @@ static __device__ __forceinline__ void merge_by_cta(const decode_args *a, const 
       add_weighted(&sum, 1, sums[w][lane]);
       weights += all_weights[w];
     }
-    const merged_row end = end_merged_row(a, tile, &q, row, largest, weights, first_column == 0 && lane == 0);
+    const merged_row end = end_merged_row(a, tile, row, largest, weights, first_column == 0 && lane == 0);
     if (column < a->head_dim_v)
       store_columns(a, end, column, sum);
   }
   __syncthreads();
 }
 
+/* All CTAs together. */
+static __device__ __forceinline__ void merge_tiles(const decode_args *a, const split_tile_list *list,
+                                                   float4 (*sums)[32], float *weights, int lane, int warp) {
+  const int32_t num_rows = list->count * a->tile_rows, chunks = ceil_div(a->head_dim_v, CHUNK);
+  const int32_t num_warps = (int32_t)gridDim.x * MERGE_WARPS;
+  for (int32_t i = (int32_t)blockIdx.x * MERGE_WARPS + warp; list->has_few && i < num_rows; i += num_warps) {
+    const split_tile *tile = &list->tiles[i >> a->tile_rows_log2];
+    if (tile->num_splits <= FEW_SPLITS)
+      merge_by_warp(a, tile, i & (a->tile_rows - 1), lane);
+  }
+  for (int32_t i = (int32_t)blockIdx.x; list->has_many && i < num_rows * chunks; i += (int32_t)gridDim.x) {
+    const int32_t row = quotient(i, chunks);
+    const split_tile *tile = &list->tiles[row >> a->tile_rows_log2];
+    if (tile->num_splits > FEW_SPLITS)
+      merge_by_cta(a, tile, row & (a->tile_rows - 1), (i - row * chunks) * CHUNK, sums, weights, lane, warp);
+  }
+}
+
+/* Which tiles are split it works out from the lengths, while the decode kernel still runs. */
 extern "C" __global__ void __launch_bounds__(MERGE_THREADS, MERGE_CTAS_PER_SM)
     fmlai_merge_splits(const __grid_constant__ fmlai_cuda_decode_args args) {
+  __shared__ batch_part part;
   __shared__ split_tile_list list;
+  __shared__ int32_t of_warps[MERGE_WARPS];
   __shared__ float4 sums[MERGE_WARPS][32];
   __shared__ float weights[MERGE_WARPS];
   const decode_args *a = &args;
   const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-  const int32_t chunks = ceil_div(a->head_dim_v, CHUNK);
-  wait_for_dependencies();
+  const bool invariant = (a->flags & FLAG_BATCH_INVARIANT) != 0;
+  /* Positions at which a tile may be split: the shares' ends; or every group of tiles. */
+  const int32_t spacing = invariant ? 1 : share_length(a, batch_weight(a, lane));
 
-  for (int32_t first = 0; first < a->num_split_tiles; first += MERGE_THREADS) {
-    gather_tiles(a, first, &list);
-    const int32_t num_rows = list.count * a->tile_rows;
-    const int32_t num_warps = (int32_t)gridDim.x * MERGE_WARPS;
-    for (int32_t i = (int32_t)blockIdx.x * MERGE_WARPS + warp; list.has_few && i < num_rows; i += num_warps) {
-      const fmlai_cuda_split_tile *tile = &list.tiles[i / a->tile_rows];
-      if (tile->num_splits <= FEW_SPLITS)
-        merge_by_warp(a, tile, i % a->tile_rows, lane);
-    }
-    for (int32_t i = (int32_t)blockIdx.x; list.has_many && i < num_rows * chunks; i += (int32_t)gridDim.x) {
-      const fmlai_cuda_split_tile *tile = &list.tiles[i / chunks / a->tile_rows];
-      if (tile->num_splits > FEW_SPLITS)
-        merge_by_cta(a, tile, i / chunks % a->tile_rows, i % chunks * CHUNK, sums, weights, lane, warp);
+  for (int32_t first = 0; first < a->batch_size; first += MERGE_THREADS) {
+    read_part(a, first, &part, of_warps, lane, warp);
+    const int32_t begin = ceil_div(part.begin, spacing) * a->tiles_together;
+    const int32_t end = ceil_div(part.ends[MERGE_THREADS - 1], spacing) * a->tiles_together;
+    for (int32_t index = begin; index < end; index += MERGE_THREADS) {
+      const int32_t number = (index + (int32_t)threadIdx.x) >> (a->tiles_together - 1);
+      const int32_t member = (index + (int32_t)threadIdx.x) & (a->tiles_together - 1);
+      split_tile mine;
+      mine.batch = -1;
+      if (index + (int32_t)threadIdx.x < end) {
+        const place at = find_in_part(&part, number * spacing);
+        mine = invariant ? invariant_split_tile(a, at, number - at.begin, member)
+                         : tile_split_at(a, at, spacing, number, member);
+      }
+      gather_tiles(&mine, &list, of_warps, lane, warp);
+      wait_for_dependencies();
+      merge_tiles(a, &list, sums, weights, lane, warp);
     }
   }
+  wait_for_dependencies(); /* also where nothing is split: whoever waits for this kernel waits for the one before */
 }
 
 /* ---- The parts of fmla_merge -------------------------------------------------------------------------- */

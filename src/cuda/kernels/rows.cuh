@@ -157,23 +157,4 @@ static __device__ __forceinline__ void write_unowned_rows(const decode_args *a, 
   }
 }
 
-/* Entries of split_tiles that no piece writes: in the normal mode this CTA's own, which a piece may replace later;
-   else those behind the batch's last tile. By one warp. */
-static __device__ __forceinline__ void clear_split_tiles(const decode_args *a, int32_t cta, int lane) {
-  const fmlai_cuda_split_tile none = {-1, 0, 0, 0, 0, 0};
-  if ((a->flags & FLAG_BATCH_INVARIANT) == 0) {
-    if (lane == 0)
-      a->split_tiles[cta] = none;
-    __syncwarp();
-    return;
-  }
-  int32_t groups = 0;
-  for (int32_t i = lane; i < a->batch_size; i += 32)
-    groups += read_sequence(a, i).num_groups;
-  groups = warp_sum(groups);
-  for (int64_t i = (int64_t)groups * a->tiles_together + cta * 32 + lane; i < a->num_split_tiles;
-       i += (int64_t)a->num_ctas * 32)
-    a->split_tiles[i] = none;
-}
-
 #endif

@@ -104,7 +104,6 @@ static __device__ __forceinline__ int32_t warp_inclusive_scan(int32_t value, int
 typedef struct place {
   int32_t batch;         /* batch_size: behind the last */
   int32_t begin;         /* weight of all sequences before it */
-  int32_t groups_before; /* batch-invariant: their groups of row tiles */
   int32_t splits_before; /* batch-invariant: their splits, where they have several */
 } place;
 
@@ -131,10 +130,8 @@ static __device__ __forceinline__ place find_place(const decode_args *a, place f
     const int32_t end = warp_inclusive_scan(weight, lane);
     const unsigned beyond = __ballot_sync(0xffffffffu, p.begin + end > target);
     const int last = beyond ? __ffs(beyond) - 1 : 32; /* lanes before it are passed */
-    if ((a->flags & FLAG_BATCH_INVARIANT) != 0) {
-      p.groups_before += warp_sum(lane < last ? groups : 0);
+    if ((a->flags & FLAG_BATCH_INVARIANT) != 0)
       p.splits_before += warp_sum(lane < last && weight > groups ? weight : 0);
-    }
     p.begin += __shfl_sync(0xffffffffu, last > 0 ? end : 0, max(last - 1, 0));
     p.batch = min(p.batch + last, a->batch_size);
     if (beyond)
@@ -165,59 +162,50 @@ typedef struct walk {
   int32_t member; /* of the CTAs that have the share together */
 } walk;
 
+/* Shares of a line of this weight: how long each is. */
+static __device__ __forceinline__ int32_t share_length(const decode_args *a, int32_t weight) {
+  return max(ceil_div(weight, a->num_ctas >> (a->tiles_together - 1)), a->min_share);
+}
+
 static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t cta, int lane) {
   walk w;
   const int32_t weight = batch_weight(a, lane);
   const bool invariant = (a->flags & FLAG_BATCH_INVARIANT) != 0;
-  const int32_t number = cta >> (a->tiles_together - 1), num_shares = a->num_ctas >> (a->tiles_together - 1);
-  w.share = max(ceil_div(weight, num_shares), a->min_share);
+  const int32_t number = cta >> (a->tiles_together - 1);
+  w.share = share_length(a, weight);
   const int32_t whole_shares = quotient(weight, w.share); /* no more lie on the line before the last */
   w.position = invariant ? number : number > whole_shares ? weight : w.share * number;
   w.end = invariant ? weight : min(w.share, weight - w.position) + w.position;
-  w.at = (place){0, 0, 0, 0};
+  w.at = (place){0, 0, 0};
   w.cta = cta;
   w.member = cta & (a->tiles_together - 1);
   return w;
 }
 
-/* The tile of a group that is this CTA's; false if the group has none for it. */
-static __device__ __forceinline__ bool find_tile(const decode_args *a, const walk *w, int32_t group, piece *p) {
-  p->kv_head = a->num_kv_heads == 1 ? 0 : quotient(group, p->seq.groups_per_head);
-  p->row_tile = (group - p->kv_head * p->seq.groups_per_head) * a->tiles_together + w->member;
-  return p->row_tile < p->seq.tiles_per_head;
-}
-
-static __device__ __forceinline__ void write_split_tile(const decode_args *a, int32_t index, fmlai_cuda_split_tile tile,
-                                                        int lane) {
-  if (lane == 0)
-    a->split_tiles[index] = tile;
+/* A member's tile of a group; false if the group has none for it. */
+static __device__ __forceinline__ bool find_tile(const decode_args *a, const sequence *s, int32_t group, int32_t member,
+                                                 int32_t *kv_head, int32_t *row_tile) {
+  *kv_head = a->num_kv_heads == 1 ? 0 : quotient(group, s->groups_per_head);
+  *row_tile = (group - *kv_head * s->groups_per_head) * a->tiles_together + member;
+  return *row_tile < s->tiles_per_head;
 }
 
 /* An item of the batch-invariant mode: false if it is not for this CTA. */
-static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, piece *p, int lane) {
+static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, piece *p) {
   const int32_t inside = w->position - w->at.begin;
   const int32_t blocks = invariant_split_blocks(p->seq.num_blocks, p->seq.seqlen_k);
   const int32_t splits = invariant_splits(&p->seq);
   const int32_t group = quotient(inside, splits);
   const int32_t number = inside - group * splits;
-  const int32_t first = (w->at.splits_before + group * splits) * a->tiles_together + w->member;
-  const bool has_tile = find_tile(a, w, group, p);
   p->block_begin = number * blocks;
   p->block_end = min(p->block_begin + blocks, p->seq.num_blocks);
-  p->slot = splits > 1 ? first + number * a->tiles_together : -1;
-  if (number == 0) {
-    fmlai_cuda_split_tile tile = {-1, 0, 0, 0, 0, 0};
-    if (splits > 1 && has_tile)
-      tile = (fmlai_cuda_split_tile){p->batch, p->kv_head, p->row_tile, first,
-                                     first + a->tiles_together, splits};
-    write_split_tile(a, (w->at.groups_before + group) * a->tiles_together + w->member, tile, lane);
-  }
+  p->slot = splits > 1 ? (w->at.splits_before + inside) * a->tiles_together + w->member : -1;
   w->position += a->num_ctas >> (a->tiles_together - 1);
-  return has_tile;
+  return find_tile(a, &p->seq, group, w->member, &p->kv_head, &p->row_tile);
 }
 
 /* What the share has of the tile at its position: false if that is nothing for this CTA. */
-static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *w, piece *p, int lane) {
+static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *w, piece *p) {
   const int32_t length = p->seq.num_blocks + OVERHEAD_BLOCKS;
   const int32_t group = quotient(w->position - w->at.begin, length);
   const int32_t tile_begin = w->at.begin + group * length;
@@ -225,7 +213,7 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
   const int32_t tile_end = tile_begin + length;
   const int32_t from = w->position, to = min(w->end, tile_end);
   w->position = to;
-  if (!find_tile(a, w, group, p))
+  if (!find_tile(a, &p->seq, group, w->member, &p->kv_head, &p->row_tile))
     return false;
   if (p->seq.num_blocks == 0) {
     /* Nothing to read, but its rows are to be written: by the share that holds its beginning. */
@@ -239,29 +227,65 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
   p->block_end = to - keys_begin;
   const bool begins = p->block_begin == 0, ends = p->block_end == p->seq.num_blocks;
   p->slot = begins && ends ? -1 : begins ? a->num_ctas + w->cta : w->cta;
-  if (begins && !ends) {
-    const int32_t number = w->cta >> (a->tiles_together - 1);
-    const int32_t last = quotient(tile_end - 1, w->share);
-    write_split_tile(a, w->cta,
-                     (fmlai_cuda_split_tile){p->batch, p->kv_head, p->row_tile, a->num_ctas + w->cta,
-                                             w->cta + a->tiles_together, last - number + 1},
-                     lane);
-  }
   return true;
 }
 
-/* The next piece of the walk. When it is the first of a split tile, split_tiles is told of the tile. */
+/* The next piece of the walk. */
 static __device__ __forceinline__ piece next_piece(const decode_args *a, walk *w, int lane) {
   piece p;
   while (w->position < w->end) {
     w->at = find_place(a, w->at, w->position, lane);
     p.batch = w->at.batch;
     p.seq = read_sequence(a, p.batch);
-    if ((a->flags & FLAG_BATCH_INVARIANT) != 0 ? take_item(a, w, &p, lane) : take_stretch(a, w, &p, lane))
+    if ((a->flags & FLAG_BATCH_INVARIANT) != 0 ? take_item(a, w, &p) : take_stretch(a, w, &p))
       return p;
   }
   p.batch = -1;
   return p;
+}
+
+/* ---- Split tiles, as the merge finds them ------------------------------------------------------------ */
+
+/* A row tile whose keys are split: its partial results are slots first_slot, next_slot, and on from there in steps of
+   tiles_together. */
+typedef struct split_tile {
+  sequence seq;
+  int32_t batch; /* -1: none */
+  int32_t kv_head;
+  int32_t row_tile;
+  int32_t first_slot;
+  int32_t next_slot;
+  int32_t num_splits;
+} split_tile;
+
+/* A member's tile that lies over the end of share `number` - 1 and has its first keys there. `at` is its sequence's place. */
+static __device__ __forceinline__ split_tile tile_split_at(const decode_args *a, place at, int32_t share, int32_t number,
+                                                           int32_t member) {
+  split_tile t;
+  t.seq = read_sequence(a, at.batch);
+  const int32_t length = t.seq.num_blocks + OVERHEAD_BLOCKS;
+  const int32_t group = quotient(share * number - at.begin, length);
+  const int32_t tile_begin = at.begin + group * length, first = quotient(tile_begin + OVERHEAD_BLOCKS, share);
+  const int32_t cta = first * a->tiles_together + member;
+  const bool has_tile = find_tile(a, &t.seq, group, member, &t.kv_head, &t.row_tile);
+  t.batch = has_tile && t.seq.num_blocks > 0 && first == number - 1 ? at.batch : -1;
+  t.first_slot = a->num_ctas + cta;
+  t.next_slot = cta + a->tiles_together;
+  t.num_splits = quotient(tile_begin + length - 1, share) - first + 1;
+  return t;
+}
+
+/* The batch-invariant mode: a member's tile of a group of the sequence at a place, if it is split. */
+static __device__ __forceinline__ split_tile invariant_split_tile(const decode_args *a, place at, int32_t group,
+                                                                  int32_t member) {
+  split_tile t;
+  t.seq = read_sequence(a, at.batch);
+  t.num_splits = invariant_splits(&t.seq);
+  const bool has_tile = find_tile(a, &t.seq, group, member, &t.kv_head, &t.row_tile);
+  t.batch = has_tile && t.num_splits > 1 ? at.batch : -1;
+  t.first_slot = (at.splits_before + group * t.num_splits) * a->tiles_together + member;
+  t.next_slot = t.first_slot + a->tiles_together;
+  return t;
 }
 
 #endif
