@@ -60,7 +60,7 @@ def _view_interface(name: str, array: Any) -> View:
         if any(stride % item_bytes for stride in strides):
             raise ValueError(f"{name} has strides of {strides} bytes, but they must be multiples of {item_bytes}")
         strides = tuple(stride // item_bytes for stride in strides)
-    return View(interface["data"][0], (shape, strides, dtype, _library.CPU), array)
+    return View(interface["data"][0], (shape, strides, dtype, "cpu"), array)
 
 
 def _view_dlpack(name: str, array: Any) -> View:
@@ -77,7 +77,7 @@ def _view_dlpack(name: str, array: Any) -> View:
     dtype = _DLPACK_DTYPES.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
     dtype = dtype or str(getattr(array, "dtype", "of an unknown type"))
     # The capsule stays unconsumed: its destructor lets the array go.
-    return View((tensor.data or 0) + tensor.byte_offset, (shape, strides, dtype, _library.CPU), capsule)
+    return View((tensor.data or 0) + tensor.byte_offset, (shape, strides, dtype, "cpu"), capsule)
 
 
 def view(name: str, array: Any) -> View:

@@ -14,8 +14,8 @@ from typing import TypeAlias
 from . import _library
 from ._library import DTYPES, PACKED, DecodeParams, MergeParams
 
-# Shape, strides in elements, dtype (the last word of its str() is the name), device.
-Spec: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], object, int]
+# Shape, strides in elements, dtype and device (as their str() has them, the dtype's in its last word).
+Spec: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], object, object]
 
 # A call's arrays, in the order of the struct's pointers; the last two, out and lse, are None where the call makes them.
 Specs: TypeAlias = tuple[Spec | None, ...]
@@ -67,7 +67,7 @@ class _Array:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: str
-    device: int
+    device: str
 
     def check_dtype(self, *allowed: str) -> None:
         if self.dtype not in allowed:
@@ -101,7 +101,7 @@ def _arrays(names: Sequence[str], specs: Specs) -> dict[str, _Array]:
         if spec is None and name not in _OPTIONAL:
             raise TypeError(f"{name} is None, but must be an array")
     arrays = {
-        name: _Array(name, tuple(spec[0]), tuple(spec[1]), _name_of(spec[2]), spec[3])
+        name: _Array(name, tuple(spec[0]), tuple(spec[1]), _name_of(spec[2]), str(spec[3]))
         for name, spec in zip(names, specs, strict=True)
         if spec is not None
     }
@@ -109,8 +109,7 @@ def _arrays(names: Sequence[str], specs: Specs) -> dict[str, _Array]:
     for array in arrays.values():
         if array.device != first.device:
             raise ValueError(
-                f"{array.name} is on {_library.device_name(array.device)}, but {first.name} is on "
-                f"{_library.device_name(first.device)}; all must be on one device"
+                f"{array.name} is on {array.device}, but {first.name} is on {first.device}; all must be on one device"
             )
     return arrays
 

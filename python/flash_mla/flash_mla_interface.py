@@ -105,7 +105,7 @@ def flash_mla_with_kvcache(
     if block_table is None or cache_seqlens is None:
         raise ValueError("block_table and cache_seqlens must be given")
     flags = _library.EMPTY_LSE_POS_INF | (_library.CAUSAL if causal else 0)
-    return _torch.decode.functional(
+    results: tuple[Tensor, Tensor] = _torch.decode.functional(
         q,
         None,
         k_cache,
@@ -121,6 +121,7 @@ def flash_mla_with_kvcache(
         0,
         0,
     )
+    return results
 
 
 def flash_mla_sparse_fwd(*args: Any, **kwargs: Any) -> NoReturn:
