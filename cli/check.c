@@ -24,6 +24,8 @@ static const char help[] =
     "\n" DEVICE_OPTION_HELP "  --kernel K       only this kernel [every one that the device can run]\n"
     "  --seed S         the seed of the first random case; the next one's is S + 1 [1]\n"
     "  --cases N        random cases, beside the extreme ones [200]\n"
+    "  --quick          only what is cheap, and nothing that needs kernels side by side:\n"
+    "                   for compute-sanitizer\n"
     "  --jobs N         cases at a time, up to 64 [1; GPUs one for each CPU, up to 16]\n" THREADS_OPTION_HELP
         HELP_OPTION_HELP "\n"
     "Example: flashmla check --seed 1234 --cases 1\n" EXIT_CODES_HELP;
@@ -31,10 +33,10 @@ static const char help[] =
 typedef struct check_options {
   fmla_config config;
   int64_t seed, num_random, jobs; /* jobs 0: by the device */
-  bool help;
+  bool quick, help;
 } check_options;
 
-enum { OPTION_SEED = OPTION_OF_VERB, OPTION_CASES, OPTION_JOBS };
+enum { OPTION_SEED = OPTION_OF_VERB, OPTION_CASES, OPTION_QUICK, OPTION_JOBS };
 
 static const struct option options[] = {
     DEVICE_OPTION,
@@ -42,6 +44,7 @@ static const struct option options[] = {
     THREADS_OPTION,
     {"seed", required_argument, NULL, OPTION_SEED},
     {"cases", required_argument, NULL, OPTION_CASES},
+    {"quick", no_argument, NULL, OPTION_QUICK},
     {"jobs", required_argument, NULL, OPTION_JOBS},
     HELP_OPTION,
     {0},
@@ -57,6 +60,9 @@ static int parse_options(int argc, char **argv, check_options *o) {
       break;
     case OPTION_CASES:
       code = parse_int("--cases", optarg, 0, 100000000, &o->num_random);
+      break;
+    case OPTION_QUICK:
+      o->quick = true;
       break;
     case OPTION_JOBS:
       code = parse_int("--jobs", optarg, 1, 64, &o->jobs);
@@ -74,6 +80,8 @@ static int parse_options(int argc, char **argv, check_options *o) {
 
 typedef struct check {
   const check_options *options;
+  int *extremes; /* [num_extremes]: those of the table that are run */
+  int64_t num_extremes;
   int64_t num_cases; /* the extreme ones, then the random ones */
   bool *taken;       /* [num_cases]: by some kernel, or refused by a rule of GPUs */
   int64_t passed, failed;
@@ -90,9 +98,21 @@ static bool is_gpu(const check *k) {
 
 static verify_case case_at(const void *argument, int64_t index) {
   const check *k = argument;
-  const int num_extreme = verify_num_extreme_cases();
-  return index < num_extreme ? verify_extreme_case((int)index)
-                             : verify_random_case((uint64_t)(k->options->seed + index - num_extreme));
+  return index < k->num_extremes ? verify_extreme_case(k->extremes[index])
+                                 : verify_random_case((uint64_t)(k->options->seed + index - k->num_extremes));
+}
+
+/* False without memory. */
+static bool list_cases(check *k) {
+  k->extremes = calloc((size_t)verify_num_extreme_cases(), sizeof *k->extremes);
+  for (int i = 0; k->extremes != NULL && i < verify_num_extreme_cases(); i++) {
+    const verify_case c = verify_extreme_case(i);
+    if (!k->options->quick || verify_is_quick_case(&c))
+      k->extremes[k->num_extremes++] = i;
+  }
+  k->num_cases = k->num_extremes + k->options->num_random;
+  k->taken = calloc((size_t)k->num_cases, sizeof *k->taken);
+  return k->extremes != NULL && k->taken != NULL;
 }
 
 static void show_progress(const char *kernel, int64_t done, int64_t all) {
@@ -145,6 +165,10 @@ static int choose_jobs(const check *k) {
 static int check_gpu_properties(check *k, const fmla_config *config) {
   verify_gpu gpu;
   int code = verify_gpu_open(config, &gpu) ? EXIT_OK : fail(EXIT_ENVIRONMENT, "%s", gpu.message);
+  if (k->options->quick) {
+    verify_gpu_be_quick(&gpu);
+    gpu.is_serial = true;
+  }
   for (int i = 0; code == EXIT_OK && i < verify_num_gpu_properties(); i++) {
     const verify_outcome outcome = verify_run_gpu_property(&gpu, i);
     if (outcome == VERIFY_FAILED || outcome == VERIFY_LOST)
@@ -236,9 +260,8 @@ int cmd_check(int argc, char **argv) {
   int code = parse_options(argc, argv, &o);
   if (code != EXIT_OK || o.help)
     return code != EXIT_OK ? code : print_help(help);
-  check k = {.options = &o, .num_cases = verify_num_extreme_cases() + o.num_random};
-  k.taken = calloc((size_t)k.num_cases, sizeof *k.taken);
-  code = k.taken == NULL ? fail_memory() : check_kernels(&k);
+  check k = {.options = &o};
+  code = list_cases(&k) ? check_kernels(&k) : fail_memory();
   if (code == EXIT_OK) {
     report_untaken(&k);
     printf("%" PRId64 " passed, %" PRId64 " failed\n", k.passed, k.failed);
@@ -247,6 +270,7 @@ int cmd_check(int argc, char **argv) {
     else if (k.failed > 0)
       code = fail(EXIT_CHECK_FAILED, "%" PRId64 " cases failed", k.failed);
   }
+  free(k.extremes);
   free(k.taken);
   return code;
 }

@@ -145,6 +145,13 @@ verify_case verify_extreme_case(int index) {
   return c;
 }
 
+bool verify_is_quick_case(const verify_case *c) {
+  const int64_t most_sequences = 20, most_multiplications = 10000000;
+  const int64_t rows = (int64_t)c->batch_size * c->max_seqlen_q * c->num_q_heads;
+  return c->batch_size <= most_sequences && c->strides != VERIFY_STRIDES_FAR &&
+         rows * c->longest * (c->head_dim_k + c->head_dim_v) <= most_multiplications;
+}
+
 /* ---- Random cases ------------------------------------------------------------------------------ */
 
 static int32_t pick(verify_random *random, const int32_t *values, int32_t count) {

@@ -81,6 +81,9 @@ typedef struct verify_case {
 int verify_num_extreme_cases(void);
 verify_case verify_extreme_case(int index);
 
+/* Whether a case takes little work even where each instruction takes a hundred times as long. */
+bool verify_is_quick_case(const verify_case *c);
+
 /* A random case; small enough to compute in a fraction of a second. */
 verify_case verify_random_case(uint64_t seed);
 

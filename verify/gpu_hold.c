@@ -175,6 +175,10 @@ static verify_outcome try_shapes(verify_gpu *gpu, holder *h) {
 }
 
 verify_outcome verify_gpu_held_sms(verify_gpu *gpu) {
+  if (gpu->is_serial) {
+    verify_gpu_fail(gpu, "kernels do not run beside each other");
+    return VERIFY_NOT_TAKEN;
+  }
   holder h = {0};
   const verify_outcome outcome = try_shapes(gpu, &h);
   clean_up(gpu, &h);

@@ -128,8 +128,7 @@ static verify_gpu open_gpu(void) {
   const fmla_config config = config_of("portable_rows16");
   if (!verify_gpu_open(&config, &gpu))
     fail_msg("%s", gpu.message);
-  gpu.far_elements = 1 << 24;
-  gpu.divisor = 16;
+  verify_gpu_be_quick(&gpu);
   return gpu;
 }
 
@@ -199,6 +198,20 @@ static void test_failures(void **state) {
   }
 }
 
+/* Where kernels run one by one, nothing is held; all else is as it was. */
+static void test_serial_gpu(void **state) {
+  (void)state;
+  verify_gpu gpu = open_gpu();
+  gpu.is_serial = true;
+  compute_on_cpu(COMPUTING_WAITS_FOR_SMS);
+  for (int i = 0; i < verify_num_gpu_properties(); i++) {
+    const bool holds = strstr(verify_gpu_property_name(i), "all SMs held") != NULL;
+    assert_int_equal(verify_run_gpu_property(&gpu, i), holds ? VERIFY_NOT_TAKEN : VERIFY_PASSED);
+  }
+  verify_gpu_close(&gpu);
+  assert_balanced(&before);
+}
+
 /* The device is lost: that is an outcome of its own. */
 static void test_lost_device(void **state) {
   (void)state;
@@ -228,6 +241,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_properties_hold, set_up, tear_down),
       cmocka_unit_test_setup_teardown(test_defects_are_found, set_up, tear_down),
       cmocka_unit_test_setup_teardown(test_failures, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_serial_gpu, set_up, tear_down),
       cmocka_unit_test_setup(test_lost_device, set_up),
   };
   use_fake_driver();

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs a build, moves the tree, and builds and runs a program against it in each way there is.
-# Usage: run.sh BUILD_DIRECTORY GENERATOR C_COMPILER VERSION
+# Usage: run.sh BUILD_DIRECTORY GENERATOR C_COMPILER VERSION [FAKE_DRIVER]
 set -eu
-build=$1 generator=$2 cc=$3 version=$4
+build=$1 generator=$2 cc=$3 version=$4 driver=${5-}
 source=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 scratch=$(mktemp -d)
 trap 'rm -r "$scratch"' EXIT
@@ -62,6 +62,20 @@ run "pkg-config" pkg-config --modversion flashmla
 run "pkg-config, shared" env LD_LIBRARY_PATH="$libraries" "$scratch/shared"
 run "pkg-config, static" "$scratch/static"
 needs_library "$scratch/shared" || fail "pkg-config does not lead to the shared library"
+
+# The same program on a machine without a driver, and on one where it is found by its name.
+sees() {
+  seen=$(env -u FMLA_CUDA_DRIVER "$2" LD_LIBRARY_PATH="$scratch/driver:$libraries" "$scratch/shared" devices) ||
+    fail "the program fails $3"
+  [ "$seen" = "$1" ] || fail "the program sees '$seen' $3, not '$1'"
+  echo "$3: $seen"
+}
+mkdir "$scratch/driver"
+sees cpu FMLA_CUDA_DRIVER=none "without a driver"
+if [ -n "$driver" ]; then
+  ln -s "$driver" "$scratch/driver/libcuda.so.1"
+  sees "cuda:0 cuda:1 cpu" FMLA_CUDA_DRIVER= "with a driver"
+fi
 
 if [ -e "$prefix/bin/flashmla" ]; then # finds the library beside itself
   "$prefix/bin/flashmla" info >"$scratch/info" || fail "the installed program does not run"

@@ -30,11 +30,11 @@ static __device__ bool check_queries(const fmlai_cuda_decode_args *a, check_repo
   const unsigned long long bad = lowest_of_all(mine);
   check_report found = {FMLAI_CUDA_RULE_NONE, 0, 0, 0};
   if (cu[0] != 0)
-    found = (check_report){FMLAI_CUDA_RULE_FIRST_QUERY, 0, 0, cu[0]};
+    found = check_report{FMLAI_CUDA_RULE_FIRST_QUERY, 0, 0, cu[0]};
   else if (bad != NOWHERE)
-    found = (check_report){FMLAI_CUDA_RULE_QUERIES, (int32_t)bad, cu[bad], cu[bad + 1]};
+    found = check_report{FMLAI_CUDA_RULE_QUERIES, (int32_t)bad, cu[bad], cu[bad + 1]};
   else if (cu[a->batch_size] > a->total_q)
-    found = (check_report){FMLAI_CUDA_RULE_LAST_QUERY, a->batch_size, 0, cu[a->batch_size]};
+    found = check_report{FMLAI_CUDA_RULE_LAST_QUERY, a->batch_size, 0, cu[a->batch_size]};
   if (threadIdx.x == 0)
     *report = found;
   return found.rule != FMLAI_CUDA_RULE_NONE;
@@ -47,7 +47,7 @@ static __device__ bool check_lengths(const fmlai_cuda_decode_args *a, check_repo
       mine = (unsigned long long)i;
   const unsigned long long bad = lowest_of_all(mine);
   if (bad != NOWHERE && threadIdx.x == 0)
-    *report = (check_report){FMLAI_CUDA_RULE_CACHE_SEQLEN, (int32_t)bad, 0, a->cache_seqlens[bad]};
+    *report = check_report{FMLAI_CUDA_RULE_CACHE_SEQLEN, (int32_t)bad, 0, a->cache_seqlens[bad]};
   return bad != NOWHERE;
 }
 
@@ -63,7 +63,7 @@ static __device__ void check_pages(const fmlai_cuda_decode_args *a, check_report
     if (bad == NOWHERE)
       continue;
     if (threadIdx.x == 0)
-      *report = (check_report){FMLAI_CUDA_RULE_PAGE, batch, (int32_t)bad, row[bad]};
+      *report = check_report{FMLAI_CUDA_RULE_PAGE, batch, (int32_t)bad, row[bad]};
     return;
   }
 }

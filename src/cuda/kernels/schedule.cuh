@@ -176,7 +176,7 @@ static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t 
   const int32_t whole_shares = quotient(weight, w.share); /* no more lie on the line before the last */
   w.position = invariant ? number : number > whole_shares ? weight : w.share * number;
   w.end = invariant ? weight : min(w.share, weight - w.position) + w.position;
-  w.at = (place){0, 0, 0};
+  w.at = place{0, 0, 0};
   w.cta = cta;
   w.member = cta & (a->tiles_together - 1);
   return w;

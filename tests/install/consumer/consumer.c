@@ -1,6 +1,6 @@
 /*
  * consumer.c: a program of somebody else. With a single key out is its value, whatever the scores; prints the
- * library's version.
+ * library's version, and with an argument the devices.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -14,7 +14,19 @@ static int failed(const char *call) {
   return EXIT_FAILURE;
 }
 
-int main(void) {
+static int print_devices(void) {
+  for (int32_t i = 0; i < fmla_device_count(); i++) {
+    fmla_device_info info = {.struct_size = sizeof info};
+    if (fmla_get_device_info(i, &info) != FMLA_OK)
+      return failed("fmla_get_device_info");
+    printf("%s%s", i > 0 ? " " : "", info.name);
+  }
+  puts("");
+  return EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv) {
+  (void)argv;
   static const uint16_t q[16] = {0x3f80},
                         entry[16] = {0x3f80, 0x4000, 0xbf00, 0x4080}; /* BF16: 1, 2, -0.5, 4 */
   static const int32_t page = 0, length = 1;
@@ -49,6 +61,8 @@ int main(void) {
     fprintf(stderr, "out is %g %g %g %g\n", (double)out[0], (double)out[1], (double)out[2], (double)out[3]);
     return EXIT_FAILURE;
   }
+  if (argc > 1)
+    return print_devices();
   puts(fmla_version_string());
   return EXIT_SUCCESS;
 }
