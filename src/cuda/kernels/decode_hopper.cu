@@ -40,7 +40,7 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
     prefetch_map(map);
   walk w = begin_walk(a, (int32_t)blockIdx.x, lane);
   const int32_t boxes = BLOCK_KEYS / a->box_keys;
-  int32_t tile = 0;
+  uint32_t parities = 3; /* of the stages' rounds before, a bit each */
   for (uint32_t number = 0;; number++) {
     const piece part = next_piece(a, &w, lane);
     publish(&control->feed, number, &part, lane);
@@ -50,7 +50,8 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
     const int32_t key_end = min(part.block_end * BLOCK_KEYS, part.seq.seqlen_k);
     int32_t pages = 0, next_pages = pages_of_boxes(a, &part, key_begin, key_end, lane);
     int32_t at = 0; /* the lane that knows the tile's first page */
-    for (int32_t key = key_begin; key < key_end; key += BLOCK_KEYS, tile++) {
+    int owner = 0;
+    for (int32_t key = key_begin; key < key_end; key += BLOCK_KEYS, owner ^= 1) {
       if (at == 0) {
         pages = next_pages;
         next_pages = pages_of_boxes(a, &part, key + 32 * a->box_keys, key_end, lane);
@@ -60,8 +61,8 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
       for (int i = 0; i < 4; i++)
         tile_pages[i] = __shfl_sync(0xffffffffu, pages, at + i);
       at = (at + boxes) % 32;
-      const int owner = tile % 2;
-      const uint32_t stage = base + HOPPER_STAGE_OFFSET(owner), parity = tile / 2 % 2 ^ 1;
+      const uint32_t stage = base + HOPPER_STAGE_OFFSET(owner), parity = parities >> owner & 1;
+      parities ^= 1u << owner;
       const int32_t slot = key % a->page_size;
       barrier_wait(shared_address(&control->empty[owner][0]), parity);
       if (lane == 0) {

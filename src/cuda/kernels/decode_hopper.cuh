@@ -2,10 +2,12 @@
  * The Hopper decode kernel's body, for head_dim_k 576 and head_dim_v 512: 64 query rows against tiles of 64 keys. The
  * including file defines, and this file undefines: KERNEL_NAME, TYPE (bf16 or f16, as in PTX), PACK.
  *
- * Warpgroups 0 and 1 compute, in turns: warpgroup t % 2 owns tile t, which lies in stage t % 2. It multiplies q by the
- * tile's keys and makes the probabilities; then each warpgroup adds the tile to its half of the output's columns. So of
- * a stage each warpgroup reads one half of the columns last, and hands it back by itself. Probabilities go to the other
- * warpgroup through shared memory, in the place of the tile's RoPE columns, which are no part of V.
+ * Warpgroups 0 and 1 compute, in turns: warpgroup t % 2 owns a piece's tile t, which lies in stage t % 2. They are counted
+ * anew in each piece: an owner begins with its half of the columns, and bits are to depend on the piece alone. It
+ * multiplies q by the tile's keys and makes the probabilities; then each warpgroup adds the tile to its half of the
+ * output's columns. So of a stage each warpgroup reads one half of the columns last, and hands it back by itself.
+ * Probabilities go to the other warpgroup through shared memory, in the place of the tile's RoPE columns, which are no
+ * part of V.
  *
  * Probabilities are taken relative to a reference, which follows a row's maximum only when that has grown by more than
  * 2^SLACK. References go from tile to tile, from owner to owner; each tile's is published with its probabilities.
@@ -48,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     const uint32_t p_other = k_major(other + 8 * BOX_BYTES);
     const int row[2] = {warp * 16 + lane / 4, warp * 16 + lane / 4 + 8};
     const float scale_log2 = a->softmax_scale * 1.4426950408889634f;
-    int32_t first_tile = 0; /* tiles are counted on through all pieces */
+    uint32_t own_uses = 0, other_uses = 0; /* of the stages, in the pieces before */
     float s[32], o[128];
 #pragma unroll
     for (int i = 0; i < 32; i++)
@@ -62,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       const piece_rows rows = rows_of_piece(a, part, HOPPER_ROWS);
       const int32_t key_begin = part->block_begin * BLOCK_KEYS;
       const int32_t key_end = min(part->block_end * BLOCK_KEYS, part->seq.seqlen_k);
-      const int32_t end_tile = first_tile + (key_end - key_begin + BLOCK_KEYS - 1) / BLOCK_KEYS;
+      const int32_t num_tiles = (key_end - key_begin + BLOCK_KEYS - 1) / BLOCK_KEYS;
       int32_t visible_end[2] = {key_end, key_end};
       if (a->flags & FLAG_CAUSAL)
 #pragma unroll
@@ -78,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
 
       /* The other warpgroup's tile `tile`, once its probabilities are there: to the same reference, then o += P V. */
 #define AWAIT_OTHER(tile)                                                                                        \
-      barrier_wait(shared_address(&control->ready[1 - group]), (tile) / 2 % 2);                                      \
+      barrier_wait(shared_address(&control->ready[1 - group]), (other_uses + (tile) / 2) % 2);                       \
       follow_reference(o, reference, control->reference[1 - group][row[0]], control->reference[1 - group][row[1]], \
                    group)
 #define ADD_OTHER()                                                                                              \
@@ -89,10 +91,10 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     products_commit();                                                                                           \
       } while (0)
 
-      if (first_tile < end_tile)
+      if (num_tiles > 0)
         barrier_wait(shared_address(&control->feed.q_full), q_number % 2);
-      for (int32_t tile = first_tile + ((first_tile ^ group) & 1); tile < end_tile; tile += 2) {
-        const uint32_t parity = tile / 2 % 2;
+      for (int32_t tile = group; tile < num_tiles; tile += 2) {
+        const uint32_t parity = (own_uses + tile / 2) % 2;
         barrier_wait(shared_address(&control->full[group][0]), parity);
         products_fence();
 #pragma unroll
@@ -104,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
            output is added in the middle of the scores. */
         PRODUCTS_WAIT(0); /* none is under way where the four warps may branch */
         settle_32(s);
-        if (tile > first_tile) {
+        if (tile > 0) {
           AWAIT_OTHER(tile - 1);
           ADD_OTHER();
           PRODUCTS_WAIT(0);
@@ -134,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
         settle_32(s);
 
         /* Probabilities. */
-        const int32_t first_key = key_begin + (tile - first_tile) * BLOCK_KEYS;
+        const int32_t first_key = key_begin + tile * BLOCK_KEYS;
 #pragma unroll
         for (int i = 0; i < 32; i++)
           s[i] *= scale_log2;
@@ -181,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
         if (lane == 0)
           barrier_arrive(shared_address(&control->ready[group]));
 
-        if (tile + 2 >= end_tile && lane == 0) /* the piece's last use of q here */
+        if (tile + 2 >= num_tiles && lane == 0) /* the piece's last use of q here */
           barrier_arrive(shared_address(&control->feed.q_empty));
         follow_reference(o, reference, next[0], next[1], group);
         if (first_key + BLOCK_KEYS > key_end)
@@ -195,16 +197,15 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
         settle_128(o);
         if (lane == 0)
           barrier_arrive(shared_address(&control->empty[group][0]));
-              
       }
 
-      if (first_tile < end_tile) {
-        const int32_t last = end_tile - 1;
-        if (first_tile == last && last % 2 != group && lane == 0) /* no tile here */
+      if (num_tiles > 0) {
+        const int32_t last = num_tiles - 1;
+        if (last == 0 && group == 1 && lane == 0) /* no tile here */
           barrier_arrive(shared_address(&control->feed.q_empty));
         if (last % 2 != group) {
           AWAIT_OTHER(last);
-          const int32_t last_key = key_begin + (last - first_tile) * BLOCK_KEYS;
+          const int32_t last_key = key_begin + last * BLOCK_KEYS;
           if (last_key + BLOCK_KEYS > key_end)
             clear_tail(other + group * HALF_BYTES, key_end - last_key, thread, group);
           ADD_OTHER();
@@ -215,7 +216,8 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
         }
         q_number++;
       }
-      first_tile = end_tile;
+      own_uses += (uint32_t)max(num_tiles + 1 - group, 0) / 2;
+      other_uses += (uint32_t)max(num_tiles + group, 0) / 2;
 #undef AWAIT_OTHER
 #undef ADD_OTHER
 
@@ -235,7 +237,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       for (int i = 0; i < 2; i++) {
         if (row[i] >= rows.count)
           continue;
-        /* The same bits whichever warpgroup had the first tile: plain products and one sum. */
+        /* Both warpgroups' are to come to the same bits: plain products and one sum. */
         const float total =
             __fadd_rn(__fmul_rn(sums->sum[0][row[i]], growth(sums->reference[0][row[i]], reference[i])),
                       __fmul_rn(sums->sum[1][row[i]], growth(sums->reference[1][row[i]], reference[i])));
