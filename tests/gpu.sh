@@ -62,7 +62,7 @@ check() {
 run_part() {
   local part=$1 kernel tool under=()
   case $part in
-  check) for kernel in $kernels; do check check 150 "$kernel" --cases "${CASES:-1000}"; done ;;
+  check) for kernel in $kernels; do check check 150 "$kernel" --cases "${CASES:-1000}" --jobs 4; done ;;
   jit)
     under=(env CUDA_FORCE_PTX_JIT=1)
     for kernel in $portable; do check jit 100 "$kernel" --cases 100; done

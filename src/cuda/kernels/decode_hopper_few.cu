@@ -87,17 +87,19 @@ static __device__ __forceinline__ void feed_boxes(const decode_args *a, const fm
         tile_pages[i] = __shfl_sync(0xffffffffu, pages, at + i);
       at = (at + boxes) % 32;
       const int32_t slot = key % a->page_size;
-      if (lane == 0)
-#pragma unroll 1
-        for (int box = 0; box < KEY_BOXES; box++) {
-          const uint32_t full = shared_address(&control->full[to.box]);
-          barrier_wait(shared_address(&control->empty[to.box]), to.parity ^ 1);
-          if (box == 0)
+      /* Lane i brings box i, once what lay in its place is handed back. */
+      const ring_place place = boxes_on(to, min(lane, KEY_BOXES - 1), num_boxes);
+      const uint32_t full = shared_address(&control->full[place.box]), empty = shared_address(&control->empty[place.box]);
+      bool is_due = lane < KEY_BOXES;
+      while (__any_sync(0xffffffffu, is_due))
+        if (is_due && barrier_has_passed(empty, place.parity ^ 1)) {
+          if (lane == 0)
             barrier_arrive(shared_address(&control->started[tile % 4]));
           barrier_arrive_expecting(full, BOX_BYTES);
-          copy_columns(a, map, ring + (to.box - box) * BOX_BYTES, full, box, 1, tile_pages, slot, part.kv_head);
-          to = boxes_on(to, 1, num_boxes);
+          copy_columns(a, map, ring + (place.box - lane) * BOX_BYTES, full, lane, 1, tile_pages, slot, part.kv_head);
+          is_due = false;
         }
+      to = boxes_on(to, KEY_BOXES, num_boxes);
       __syncwarp();
     }
   }

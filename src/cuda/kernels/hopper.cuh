@@ -47,6 +47,17 @@ static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t p
                : "memory");
 }
 
+/* Whether the phase with this parity has ended. */
+static __device__ __forceinline__ bool barrier_has_passed(uint32_t barrier, uint32_t parity) {
+  uint32_t has;
+  asm volatile("{\n.reg .pred done;\nmbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+               "selp.b32 %0, 1, 0, done;\n}"
+               : "=r"(has)
+               : "r"(barrier), "r"(parity)
+               : "memory");
+  return has != 0;
+}
+
 /* Of the hardware's numbered barriers. */
 static __device__ __forceinline__ void named_barrier(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");

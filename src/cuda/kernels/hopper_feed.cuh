@@ -47,7 +47,7 @@ static __device__ __forceinline__ int32_t pages_of_boxes(const decode_args *a, c
 }
 
 /* Some boxes of columns of a tile, whose keys lie in `pages`, from `slot` of the first on; box 0 would lie at `stage`.
-   By one lane. */
+   By one lane, or each of several with boxes of its own. */
 static __device__ __forceinline__ void copy_columns(const decode_args *a, const fmlai_cuda_tensor_map *map,
                                                     uint32_t stage, uint32_t barrier, int first_box, int num_boxes,
                                                     const int32_t pages[4], int32_t slot, int32_t kv_head) {

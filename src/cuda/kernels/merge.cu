@@ -15,8 +15,8 @@ enum {
 
 /* ---- The splits of a decode step ------------------------------------------------------------------ */
 
-/* Some sequences, one a thread. Positions are those of the schedule's line; in the batch-invariant mode groups of row
-   tiles, counted through the batch. */
+/* Some sequences, one a thread. Positions are those of the schedule's line; where the batch is cut into items, groups of
+   row tiles, counted through the batch. */
 typedef struct batch_part {
   int32_t first;               /* sequence */
   int32_t begin, splits_begin; /* its position; splits before it, where sequences have several */
@@ -37,7 +37,7 @@ static __device__ __forceinline__ int32_t cta_inclusive_scan(int32_t value, int3
 }
 
 /* Goes on to the part from sequence `first` on. */
-static __device__ __forceinline__ void read_part(const decode_args *a, int32_t first, batch_part *part,
+static __device__ __forceinline__ void read_part(const decode_args *a, const cut *c, int32_t first, batch_part *part,
                                                  int32_t *of_warps, int lane, int warp) {
   const int32_t thread = (int32_t)threadIdx.x, batch = first + thread;
   const int32_t begin = first == 0 ? 0 : part->ends[MERGE_THREADS - 1];
@@ -45,8 +45,8 @@ static __device__ __forceinline__ void read_part(const decode_args *a, int32_t f
   int32_t weight = 0, splits = 0;
   if (batch < a->batch_size) {
     const sequence s = read_sequence(a, batch);
-    weight = sequence_weight(a, &s);
-    if ((a->flags & FLAG_BATCH_INVARIANT) != 0) {
+    weight = sequence_weight(c, &s);
+    if (c->share == 0) {
       splits = weight > s.num_groups ? weight : 0;
       weight = s.num_groups;
     }
@@ -263,12 +263,13 @@ extern "C" __global__ void __launch_bounds__(MERGE_THREADS, MERGE_CTAS_PER_SM)
   __shared__ float weights[MERGE_WARPS];
   const decode_args *a = &args;
   const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-  const bool invariant = (a->flags & FLAG_BATCH_INVARIANT) != 0;
+  cut c;
+  cut_batch(a, &c, lane);
   /* Positions at which a tile may be split: the shares' ends; or every group of tiles. */
-  const int32_t spacing = invariant ? 1 : share_length(a, batch_weight(a, lane));
+  const int32_t spacing = max(c.share, 1);
 
   for (int32_t first = 0; first < a->batch_size; first += MERGE_THREADS) {
-    read_part(a, first, &part, of_warps, lane, warp);
+    read_part(a, &c, first, &part, of_warps, lane, warp);
     const int32_t begin = ceil_div(part.begin, spacing) * a->tiles_together;
     const int32_t end = ceil_div(part.ends[MERGE_THREADS - 1], spacing) * a->tiles_together;
     for (int32_t index = begin; index < end; index += MERGE_THREADS) {
@@ -278,8 +279,8 @@ extern "C" __global__ void __launch_bounds__(MERGE_THREADS, MERGE_CTAS_PER_SM)
       mine.batch = -1;
       if (index + (int32_t)threadIdx.x < end) {
         const place at = find_in_part(&part, number * spacing);
-        mine = invariant ? invariant_split_tile(a, at, number - at.begin, member)
-                         : tile_split_at(a, at, spacing, number, member);
+        mine = c.share == 0 ? tile_of_items(a, &c, at, number - at.begin, member)
+                            : tile_split_at(a, at, c.share, number, member);
       }
       gather_tiles(&mine, &list, of_warps, lane, warp);
       wait_for_dependencies();

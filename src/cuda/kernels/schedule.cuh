@@ -1,15 +1,18 @@
 /*
- * The schedule, computed where the lengths are, by every CTA for itself.
+ * The schedule, computed where the lengths are, by every CTA for itself. The batch's row tiles are cut in one of two ways.
  *
- * Normal mode, even shares: the row tiles of all sequences stand on a line, each as long as its blocks of 64 keys plus
- * OVERHEAD_BLOCKS for its beginning and end; the line is cut into equal shares, one for each CTA. A CTA
- * meets at most one tile that another began and one that another goes on with: two partial results.
- * CTA c's partial of a tile begun before is slot c, of a tile it begins slot num_ctas + c.
+ * The line: the tiles stand on a line, each as long as its blocks of 64 keys plus OVERHEAD_BLOCKS for its beginning and
+ * end; the line is cut into equal shares, one for each CTA. A CTA meets at most one tile that another began and one that
+ * another goes on with: two partial results. CTA c's partial of a tile begun before is slot c, of a tile it begins slot
+ * num_ctas + c.
  *
- * With tiles_together 2, pairs of a KV head's row tiles stand on the line, and pairs of neighbouring CTAs have a share:
+ * Items: the tiles of a sequence have some splits of equal length, and a split is an item. A share takes items s, s +
+ * number of shares, ... So it is in the batch-invariant mode, where src/plan.h's formula gives a sequence's splits; and in
+ * the normal mode where shares are long, and all splits of some length that is hardly more than a share's are no more
+ * than the shares: then no CTA begins anew, and where a sequence is one split nothing is to be merged.
+ *
+ * With tiles_together 2, pairs of a KV head's row tiles are cut together, and pairs of neighbouring CTAs have a share:
  * they read the same keys at about the same time, so that these leave the memory once.
- *
- * Batch-invariant mode: src/plan.h's formula gives the splits of a tile; a share takes items s, s + number of shares, ...
  */
 #ifndef FMLAI_CUDA_SCHEDULE_CUH
 #define FMLAI_CUDA_SCHEDULE_CUH
@@ -18,7 +21,14 @@
 
 #include <stdint.h>
 
-enum { BLOCK_KEYS = 64, OVERHEAD_BLOCKS = 2, INVARIANT_MIN_SPLIT_KEYS = 1024, INVARIANT_MAX_SPLITS = 8 };
+enum {
+  BLOCK_KEYS = 64,
+  OVERHEAD_BLOCKS = 2,
+  ITEM_MIN_BLOCKS = 16,    /* looking for a length of splits costs more than it gains where shares are shorter */
+  SECOND_PIECE_BLOCKS = 4, /* what a CTA could compute in the time that a second piece and its merge take */
+  INVARIANT_MIN_SPLIT_KEYS = 1024,
+  INVARIANT_MAX_SPLITS = 8
+};
 
 #define FLAG_CAUSAL 0x1u
 #define FLAG_BATCH_INVARIANT 0x2u
@@ -66,6 +76,12 @@ static __device__ __forceinline__ sequence read_sequence(const decode_args *a, i
   return s;
 }
 
+/* How the batch is cut. */
+typedef struct cut {
+  int32_t share; /* blocks of a share of the line; 0: items */
+  int32_t split; /* blocks of an item; 0: by the batch-invariant formula */
+} cut;
+
 static __device__ __forceinline__ int32_t invariant_split_blocks(int32_t num_blocks, int32_t seqlen_k) {
   const int32_t wanted = (seqlen_k + INVARIANT_MIN_SPLIT_KEYS - 1) / INVARIANT_MIN_SPLIT_KEYS;
   const int32_t splits = wanted < INVARIANT_MAX_SPLITS ? wanted : INVARIANT_MAX_SPLITS;
@@ -74,16 +90,19 @@ static __device__ __forceinline__ int32_t invariant_split_blocks(int32_t num_blo
   return ceil_div(ceil_div(seqlen_k, splits), BLOCK_KEYS);
 }
 
-/* Splits of a tile in the batch-invariant mode. */
-static __device__ __forceinline__ int32_t invariant_splits(const sequence *s) {
-  const int32_t blocks = invariant_split_blocks(s->num_blocks, s->seqlen_k);
+/* Blocks of a split where the batch is cut into items. */
+static __device__ __forceinline__ int32_t split_blocks(const cut *c, const sequence *s) {
+  return c->split > 0 ? c->split : invariant_split_blocks(s->num_blocks, s->seqlen_k);
+}
+
+static __device__ __forceinline__ int32_t num_splits(const cut *c, const sequence *s) {
+  const int32_t blocks = split_blocks(c, s);
   return s->num_blocks > blocks ? ceil_div(s->num_blocks, blocks) : 1;
 }
 
 /* Length on the line, or number of items. */
-static __device__ __forceinline__ int32_t sequence_weight(const decode_args *a, const sequence *s) {
-  return s->num_groups *
-         ((a->flags & FLAG_BATCH_INVARIANT) == 0 ? s->num_blocks + OVERHEAD_BLOCKS : invariant_splits(s));
+static __device__ __forceinline__ int32_t sequence_weight(const cut *c, const sequence *s) {
+  return s->num_groups * (c->share > 0 ? s->num_blocks + OVERHEAD_BLOCKS : num_splits(c, s));
 }
 
 /* ---- The whole batch, by one warp -------------------------------------------------------------------- */
@@ -100,37 +119,67 @@ static __device__ __forceinline__ int32_t warp_inclusive_scan(int32_t value, int
   return value;
 }
 
-/* Where a position of the line, or an item, lies. */
-typedef struct place {
-  int32_t batch;         /* batch_size: behind the last */
-  int32_t begin;         /* weight of all sequences before it */
-  int32_t splits_before; /* batch-invariant: their splits, where they have several */
-} place;
-
-static __device__ __forceinline__ int32_t batch_weight(const decode_args *a, int lane) {
+static __device__ __forceinline__ int32_t batch_weight(const decode_args *a, const cut *c, int lane) {
   int32_t sum = 0;
   for (int32_t i = lane; i < a->batch_size; i += 32) {
     const sequence s = read_sequence(a, i);
-    sum += sequence_weight(a, &s);
+    sum += sequence_weight(c, &s);
   }
   return warp_sum(sum);
 }
 
+/* All row tiles of the batch, or pairs of them. */
+static __device__ __forceinline__ int32_t num_groups(const decode_args *a, int lane) {
+  int32_t sum = 0;
+  for (int32_t i = lane; i < a->batch_size; i += 32)
+    sum += read_sequence(a, i).num_groups;
+  return warp_sum(sum);
+}
+
+/* Decides how to cut the batch, and returns its weight then. */
+static __device__ __forceinline__ int32_t cut_batch(const decode_args *a, cut *c, int lane) {
+  const int32_t num_shares = a->num_ctas >> (a->tiles_together - 1);
+  *c = cut{(a->flags & FLAG_BATCH_INVARIANT) != 0 ? 0 : 1, 0};
+  const int32_t weight = batch_weight(a, c, lane);
+  if (c->share == 0)
+    return weight;
+  c->share = max(ceil_div(weight, num_shares), a->min_share);
+  if (c->share < ITEM_MIN_BLOCKS)
+    return weight;
+  const int32_t groups = num_groups(a, lane), least = ceil_div(weight - groups * OVERHEAD_BLOCKS, num_shares);
+  for (cut items = {0, least}; groups <= num_shares && items.split <= c->share + SECOND_PIECE_BLOCKS; items.split++) {
+    const int32_t num_items = batch_weight(a, &items, lane);
+    if (num_items <= num_shares) {
+      *c = items;
+      return num_items;
+    }
+  }
+  return weight;
+}
+
+/* Where a position of the line, or an item, lies. */
+typedef struct place {
+  int32_t batch;         /* batch_size: behind the last */
+  int32_t begin;         /* weight of all sequences before it */
+  int32_t splits_before; /* items: their splits, where they have several */
+} place;
+
 /* Moves on to the sequence that holds `target`, from a place before it. */
-static __device__ __forceinline__ place find_place(const decode_args *a, place from, int32_t target, int lane) {
+static __device__ __forceinline__ place find_place(const decode_args *a, const cut *c, place from, int32_t target,
+                                                   int lane) {
   place p = from;
   while (p.batch < a->batch_size) {
     const int32_t i = p.batch + lane;
     int32_t weight = 0, groups = 0;
     if (i < a->batch_size) {
       const sequence s = read_sequence(a, i);
-      weight = sequence_weight(a, &s);
+      weight = sequence_weight(c, &s);
       groups = s.num_groups;
     }
     const int32_t end = warp_inclusive_scan(weight, lane);
     const unsigned beyond = __ballot_sync(0xffffffffu, p.begin + end > target);
     const int last = beyond ? __ffs(beyond) - 1 : 32; /* lanes before it are passed */
-    if ((a->flags & FLAG_BATCH_INVARIANT) != 0)
+    if (c->share == 0)
       p.splits_before += warp_sum(lane < last && weight > groups ? weight : 0);
     p.begin += __shfl_sync(0xffffffffu, last > 0 ? end : 0, max(last - 1, 0));
     p.batch = min(p.batch + last, a->batch_size);
@@ -154,28 +203,24 @@ typedef struct piece {
 
 /* The state of a CTA's walk over its share; the same in all lanes of its warp. */
 typedef struct walk {
+  cut cut;
   int32_t position; /* on the line, or the next item */
   int32_t end;      /* of the share, or the number of items */
-  int32_t share;    /* length of a share */
   place at;
   int32_t cta;
   int32_t member; /* of the CTAs that have the share together */
 } walk;
 
-/* Shares of a line of this weight: how long each is. */
-static __device__ __forceinline__ int32_t share_length(const decode_args *a, int32_t weight) {
-  return max(ceil_div(weight, a->num_ctas >> (a->tiles_together - 1)), a->min_share);
-}
-
 static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t cta, int lane) {
   walk w;
-  const int32_t weight = batch_weight(a, lane);
-  const bool invariant = (a->flags & FLAG_BATCH_INVARIANT) != 0;
-  const int32_t number = cta >> (a->tiles_together - 1);
-  w.share = share_length(a, weight);
-  const int32_t whole_shares = quotient(weight, w.share); /* no more lie on the line before the last */
-  w.position = invariant ? number : number > whole_shares ? weight : w.share * number;
-  w.end = invariant ? weight : min(w.share, weight - w.position) + w.position;
+  const int32_t weight = cut_batch(a, &w.cut, lane), number = cta >> (a->tiles_together - 1);
+  w.position = number;
+  w.end = weight;
+  if (w.cut.share > 0) {
+    const int32_t whole_shares = quotient(weight, w.cut.share); /* no more lie on the line before the last */
+    w.position = number > whole_shares ? weight : w.cut.share * number;
+    w.end = min(w.cut.share, weight - w.position) + w.position;
+  }
   w.at = place{0, 0, 0};
   w.cta = cta;
   w.member = cta & (a->tiles_together - 1);
@@ -190,11 +235,10 @@ static __device__ __forceinline__ bool find_tile(const decode_args *a, const seq
   return *row_tile < s->tiles_per_head;
 }
 
-/* An item of the batch-invariant mode: false if it is not for this CTA. */
+/* An item: false if it is not for this CTA. */
 static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, piece *p) {
   const int32_t inside = w->position - w->at.begin;
-  const int32_t blocks = invariant_split_blocks(p->seq.num_blocks, p->seq.seqlen_k);
-  const int32_t splits = invariant_splits(&p->seq);
+  const int32_t blocks = split_blocks(&w->cut, &p->seq), splits = num_splits(&w->cut, &p->seq);
   const int32_t group = quotient(inside, splits);
   const int32_t number = inside - group * splits;
   p->block_begin = number * blocks;
@@ -234,10 +278,10 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
 static __device__ __forceinline__ piece next_piece(const decode_args *a, walk *w, int lane) {
   piece p;
   while (w->position < w->end) {
-    w->at = find_place(a, w->at, w->position, lane);
+    w->at = find_place(a, &w->cut, w->at, w->position, lane);
     p.batch = w->at.batch;
     p.seq = read_sequence(a, p.batch);
-    if ((a->flags & FLAG_BATCH_INVARIANT) != 0 ? take_item(a, w, &p) : take_stretch(a, w, &p))
+    if (w->cut.share == 0 ? take_item(a, w, &p) : take_stretch(a, w, &p))
       return p;
   }
   p.batch = -1;
@@ -258,7 +302,7 @@ typedef struct split_tile {
   int32_t num_splits;
 } split_tile;
 
-/* A member's tile that lies over the end of share `number` - 1 and has its first keys there. `at` is its sequence's place. */
+/* The line: a member's tile that lies over the end of share `number` - 1 and has its first keys there. `at` is its sequence's place. */
 static __device__ __forceinline__ split_tile tile_split_at(const decode_args *a, place at, int32_t share, int32_t number,
                                                            int32_t member) {
   split_tile t;
@@ -275,12 +319,12 @@ static __device__ __forceinline__ split_tile tile_split_at(const decode_args *a,
   return t;
 }
 
-/* The batch-invariant mode: a member's tile of a group of the sequence at a place, if it is split. */
-static __device__ __forceinline__ split_tile invariant_split_tile(const decode_args *a, place at, int32_t group,
-                                                                  int32_t member) {
+/* Items: a member's tile of a group of the sequence at a place, if it is split. */
+static __device__ __forceinline__ split_tile tile_of_items(const decode_args *a, const cut *c, place at, int32_t group,
+                                                           int32_t member) {
   split_tile t;
   t.seq = read_sequence(a, at.batch);
-  t.num_splits = invariant_splits(&t.seq);
+  t.num_splits = num_splits(c, &t.seq);
   const bool has_tile = find_tile(a, &t.seq, group, member, &t.kv_head, &t.row_tile);
   t.batch = has_tile && t.num_splits > 1 ? at.batch : -1;
   t.first_slot = (at.splits_before + group * t.num_splits) * a->tiles_together + member;
