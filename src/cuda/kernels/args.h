@@ -29,8 +29,8 @@ typedef struct fmlai_cuda_decode_args {
   float *lse; /* or NULL */
 
   /* Workspace */
-  float *partial_o;                   /* [slots, tile_rows, head_dim_v], normalised */
-  float *partial_lse;                 /* [slots, tile_rows] */
+  float *partial_o;   /* [slots, tile_rows, head_dim_v], normalised */
+  float *partial_lse; /* [slots, tile_rows] */
 
   int64_t q_stride_batch, q_stride_token, q_stride_head;
   int64_t q_rope_stride_batch, q_rope_stride_token, q_rope_stride_head;
@@ -52,10 +52,10 @@ typedef struct fmlai_cuda_decode_args {
   uint32_t flags;    /* FMLA_CAUSAL, FMLA_BATCH_INVARIANT, FMLA_EMPTY_LSE_POS_INF */
   float softmax_scale;
 
-  int32_t num_ctas;        /* of the decode kernel: tiles_together for each share */
-  int32_t tiles_together;  /* row tiles of a KV head whose CTAs go over the same keys side by side */
-  int32_t min_share;       /* blocks of keys: no share is shorter */
-  int32_t tile_rows;       /* of the kernel's variant, a power of 2 */
+  int32_t num_ctas;       /* of the decode kernel: tiles_together for each share */
+  int32_t tiles_together; /* row tiles of a KV head whose CTAs go over the same keys side by side */
+  int32_t min_share;      /* blocks of keys: no share is shorter */
+  int32_t tile_rows;      /* of the kernel's variant, a power of 2 */
   int32_t tile_rows_log2;
   int32_t num_stages; /* tiles of keys in shared memory, where that is not the variant's to say */
   int32_t box_keys;   /* Hopper: keys that one copy brings, a divisor of page_size and of 64 */
