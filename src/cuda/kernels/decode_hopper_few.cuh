@@ -255,6 +255,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       named_barrier(BOTH_GROUPS, 256);
       if (group == 0 && thread < ROWS)
         end_few_row(a, part, &rows, thread, ROWS, control);
+      __syncwarp(); /* barriers take whole warps */
       /* Warpgroup 1 gives; 0 takes, and gives in the same place; 1 takes. */
       const uint32_t given = q + thread * 16;
 #pragma unroll 1
