@@ -19,7 +19,7 @@ typedef struct fetcher {
   const fmlai_plan_tile *tile;
   int64_t begin, end, limit; /* the next window's first key, the item's end, and where windows may begin */
   int32_t lines;             /* of a key */
-  int32_t rate, credit;      /* lines of each stream for each call of fetch(), and what is owed; in 256ths */
+  int32_t credit;            /* what is owed, in 256ths of a line of each stream */
   int32_t key, line;         /* of each stream: the next */
   fmlai_key_block window;
 } fetcher;
@@ -46,13 +46,9 @@ static inline bool begin_window(fetcher *f) {
   return true;
 }
 
-/* What is due. */
-INLINE void fetch(fetcher *f) {
-  for (f->credit += f->rate; f->credit >= 256; f->credit -= 256) {
-    if (f->key == FETCH_STREAM_KEYS && !begin_window(f)) {
-      f->credit = 0;
-      return;
-    }
+/* `rate` 256ths of a line of each stream, as far as the window goes: calls nothing. */
+INLINE void fetch_window(fetcher *f, int32_t rate) {
+  for (f->credit += rate; f->credit >= 256 && f->key < FETCH_STREAM_KEYS; f->credit -= 256) {
     const void *const *keys = f->window.keys + f->key;
     UNROLL for (int i = 0; i < FETCH_STREAMS; i++)
         __builtin_prefetch((const char *)keys[i * FETCH_STREAM_KEYS] + f->line * FETCH_LINE_BYTES, 0, 2);
@@ -61,6 +57,14 @@ INLINE void fetch(fetcher *f) {
       f->key++;
     }
   }
+}
+
+/* The same, and of the next window. */
+INLINE void fetch(fetcher *f, int32_t rate) {
+  if (f->key == FETCH_STREAM_KEYS && !begin_window(f))
+    f->credit = 0;
+  else
+    fetch_window(f, rate);
 }
 
 #endif

@@ -46,7 +46,7 @@ typedef struct item_work {
   unit last;     /* whose scores are there */
   score_job job; /* of the last unit's next lane block */
   int32_t jobs_done;
-  int32_t softmax_keys, woven_pairs; /* for each step of the tiles */
+  int32_t softmax_keys, woven_pairs, fetch_rate; /* for each step of the tiles */
   fetcher fetch;
 } item_work;
 
@@ -109,7 +109,7 @@ static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t gr
     tile_multiply_add(2, 5, 6);
     tile_multiply_add(3, 5, 7);
     weave_stripe(s, stripe + 1, g, next.first, next.pairs);
-    fetch(&s->fetch);
+    fetch(&s->fetch, s->fetch_rate);
   }
   tile_store(0, top, TILE_ROW_BYTES);
   tile_store(1, top + TILE_FLOATS, TILE_ROW_BYTES);
@@ -132,7 +132,7 @@ static void add_1x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t gr
     tile_load(7, values + TILE_BYTES, TILE_ROW_BYTES);
     tile_multiply_add(1, 4, 7);
     weave_stripe(s, stripe + 1, g, next.first, next.pairs);
-    fetch(&s->fetch);
+    fetch(&s->fetch, s->fetch_rate);
   }
   tile_store(0, o, TILE_ROW_BYTES);
   tile_store(1, o + TILE_FLOATS, TILE_ROW_BYTES);
@@ -244,7 +244,7 @@ static void end_softmax(item_work *s) {
 /* A portion of everything that is done beside the tiles. */
 INLINE void work_aside(item_work *s) {
   soften(s);
-  fetch(&s->fetch);
+  fetch(&s->fetch, s->fetch_rate);
 }
 
 /* ---- Scores ----------------------------------------------------------------------------------------- */
@@ -358,7 +358,7 @@ static void set_portions(item_work *s) {
   s->block_groups = s->w.num_lane_blocks <= 2 ? 2 : MAX_BLOCK_GROUPS;
   s->softmax_keys = steps >= TILE_DIM ? 4 : GROUP_KEYS;
   s->woven_pairs = ceil_div(GROUP_PAIRS, units);
-  s->fetch.rate = ceil_div(256 * GROUP_KEYS / FETCH_STREAMS * s->fetch.lines,
+  s->fetch_rate = ceil_div(256 * GROUP_KEYS / FETCH_STREAMS * s->fetch.lines,
                            units * (steps + p->head_dim_v / STRIPE_VALUES));
 }
 
@@ -458,6 +458,7 @@ const fmlai_cpu_kernel fmlai_cpu_kernel_amx = {
     .probability_dtype = FMLA_DTYPE_BF16,
     .max_tile_rows = MAX_TILE_ROWS,
     .gflops = 2000,
+    .fit_rows = 3,
     .serves = serves,
     .scratch_bytes = scratch_bytes,
     .decode_item = decode_item,
