@@ -100,12 +100,12 @@ static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t gr
   tile_load(3, bottom + TILE_FLOATS, TILE_ROW_BYTES);
   for (int32_t g = 0; g < groups; g++, values += 2 * TILE_BYTES) {
     const size_t at = (size_t)g * TILE_BYTES;
-    tile_load(4, p0 + at, TILE_ROW_BYTES);
+    tile_load_once(4, p0 + at, TILE_ROW_BYTES);
     tile_load(6, values, TILE_ROW_BYTES);
     tile_multiply_add(0, 4, 6);
     tile_load(7, values + TILE_BYTES, TILE_ROW_BYTES);
     tile_multiply_add(1, 4, 7);
-    tile_load(5, p1 + at, TILE_ROW_BYTES);
+    tile_load_once(5, p1 + at, TILE_ROW_BYTES);
     tile_multiply_add(2, 5, 6);
     tile_multiply_add(3, 5, 7);
     weave_stripe(s, stripe + 1, g, next.first, next.pairs);
@@ -351,11 +351,15 @@ static int32_t ceil_div(int32_t a, int32_t b) {
   return (a + b - 1) / b;
 }
 
+static int32_t clamp(int32_t a, int32_t least, int32_t most) {
+  return a < least ? least : a > most ? most : a;
+}
+
 /* How much is done at once, and how much of it beside each step of the tiles. */
 static void set_portions(item_work *s) {
   const fmla_decode_params *p = s->w.p;
   const int32_t units = ceil_div(s->w.num_lane_blocks, UNIT_BLOCKS), steps = s->w.words / TILE_DIM;
-  s->block_groups = s->w.num_lane_blocks <= 2 ? 2 : MAX_BLOCK_GROUPS;
+  s->block_groups = clamp(s->w.num_lane_blocks, 2, MAX_BLOCK_GROUPS);
   s->softmax_keys = steps >= TILE_DIM ? 4 : GROUP_KEYS;
   s->woven_pairs = ceil_div(GROUP_PAIRS, units);
   s->fetch_rate = ceil_div(256 * GROUP_KEYS / FETCH_STREAMS * s->fetch.lines,
