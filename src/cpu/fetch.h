@@ -12,6 +12,9 @@
 #include "cpu/simd.h"
 
 enum { FETCH_LINE_BYTES = 64, FETCH_STREAMS = 16, FETCH_STREAM_KEYS = 4 };
+/* Lines that are fetched at once: few, so that the loads around them need not wait. */
+enum { FETCH_BURST = 8 };
+
 enum { FETCH_KEYS = FETCH_STREAMS * FETCH_STREAM_KEYS };
 
 typedef struct fetcher {
@@ -21,6 +24,7 @@ typedef struct fetcher {
   int32_t lines;             /* of a key */
   int32_t credit;            /* what is owed, in 256ths of a line of each stream */
   int32_t key, line;         /* of each stream: the next */
+  int32_t stream;            /* whose line it is */
   fmlai_key_block window;
 } fetcher;
 
@@ -33,7 +37,7 @@ static inline void fetch_from(fetcher *f, const fmla_decode_params *p, const fml
   f->end = end;
   f->limit = begin;
   f->lines = (key_bytes + FETCH_LINE_BYTES - 1) / FETCH_LINE_BYTES;
-  f->credit = f->line = 0;
+  f->credit = f->line = f->stream = 0;
   f->key = FETCH_STREAM_KEYS;
 }
 
@@ -48,11 +52,14 @@ static inline bool begin_window(fetcher *f) {
 
 /* `rate` 256ths of a line of each stream, as far as the window goes: calls nothing. */
 INLINE void fetch_window(fetcher *f, int32_t rate) {
-  for (f->credit += rate; f->credit >= 256 && f->key < FETCH_STREAM_KEYS; f->credit -= 256) {
-    const void *const *keys = f->window.keys + f->key;
-    UNROLL for (int i = 0; i < FETCH_STREAMS; i++)
+  f->credit += rate * (FETCH_STREAMS / FETCH_BURST);
+  for (; f->credit >= 256 && f->key < FETCH_STREAM_KEYS; f->credit -= 256) {
+    const void *const *keys = f->window.keys + f->stream * FETCH_STREAM_KEYS + f->key;
+    UNROLL for (int i = 0; i < FETCH_BURST; i++)
         __builtin_prefetch((const char *)keys[i * FETCH_STREAM_KEYS] + f->line * FETCH_LINE_BYTES, 0, 2);
-    if (++f->line == f->lines) {
+    f->stream = (f->stream + FETCH_BURST) % FETCH_STREAMS;
+    f->line += f->stream == 0;
+    if (f->line == f->lines) {
       f->line = 0;
       f->key++;
     }
