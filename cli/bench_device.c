@@ -24,7 +24,7 @@ static int find_description(bench_device *device) {
 }
 
 int bench_device_open(const fmla_config *config, bench_device *device) {
-  *device = (bench_device){.info = {.struct_size = sizeof device->info}};
+  *device = (bench_device){.info = {.struct_size = sizeof device->info}, .kernel = config->kernel};
   int code = open_context(config, &device->context);
   if (code == EXIT_OK)
     code = fail_status(fmla_get_context_info(device->context, &device->info));
@@ -47,7 +47,7 @@ void bench_device_close(bench_device *device) {
 
 int bench_device_measure_ceilings(bench_device *device) {
   if (!device->is_gpu)
-    return measure_ceilings(&device->info, &device->ceilings);
+    return measure_ceilings(&device->info, device->kernel, &device->ceilings);
   return probe_measure_ceilings(&device->gpu, &device->gpu_ceilings)
              ? EXIT_OK
              : fail(EXIT_ENVIRONMENT, "%s", device->gpu.sentence);

@@ -13,6 +13,7 @@ typedef struct bench_device {
   fmla_context *context;
   fmla_context_info info;
   char description[128];
+  const char *kernel; /* that the context was opened with, or NULL */
   ceilings ceilings;
   bool is_gpu; /* then: */
   probe_gpu gpu;

@@ -14,16 +14,19 @@
 enum { ROUNDS = 3 };
 static const double round_seconds = 0.15;
 
-/* The instruction sets that kernels are made of, the fastest first, and the features that tell of them. */
+/* The instruction sets, in the order of the kernels that are made of them, and the features that tell of them.
+ */
 static const struct instruction_set {
-  const char *name, *feature;
+  const char *name, *feature, *kernel;
   register_work *work;
 } instruction_sets[] = {
 #if defined(__x86_64__)
-    {"AMX-BF16", "amx_bf16", register_work_amx},       {"AVX-512-BF16", "avx512bf16", register_work_avx512bf16},
-    {"AVX-512 FP32", "avx512f", register_work_avx512}, {"AVX2 FP32", "fma", register_work_avx2},
+    {"AMX-BF16", "amx_bf16", "amx", register_work_amx},
+    {"AVX-512-BF16", "avx512bf16", "avx512bf16", register_work_avx512bf16},
+    {"AVX-512 FP32", "avx512f", "avx512", register_work_avx512},
+    {"AVX2 FP32", "fma", "avx2", register_work_avx2},
 #endif
-    {"baseline FP32", "", register_work_baseline},
+    {"baseline FP32", "", "portable", register_work_baseline},
 };
 
 /* A vector of the width that every x86-64 and Arm CPU has. */
@@ -120,14 +123,14 @@ static bool has_word(const char *list, const char *word) {
   return length == 0;
 }
 
-/* The fastest instruction set that the library may use on this CPU. */
-static int find_instruction_set(const struct instruction_set **found) {
+/* The kernel's instruction set; without a kernel the first that the library may use on this CPU. */
+static int find_instruction_set(const char *kernel, const struct instruction_set **found) {
   fmla_device_info device = {.struct_size = sizeof device};
   int code = EXIT_OK;
   for (int32_t i = 0; code == EXIT_OK && i < fmla_device_count() && strcmp(device.name, "cpu") != 0; i++)
     code = fail_status(fmla_get_device_info(i, &device));
   *found = instruction_sets;
-  while (!has_word(device.features, (*found)->feature))
+  while (kernel != NULL ? strcmp((*found)->kernel, kernel) != 0 : !has_word(device.features, (*found)->feature))
     ++*found;
   return code;
 }
@@ -139,10 +142,10 @@ static int measure(worker *workers, int num_workers, ceilings *result) {
   return code == EXIT_OK ? best_rate(workers, num_workers, multiply, &result->operations) : code;
 }
 
-int measure_ceilings(const fmla_context_info *context, ceilings *result) {
+int measure_ceilings(const fmla_context_info *context, const char *kernel, ceilings *result) {
   const size_t num_workers = (size_t)context->num_threads;
   const struct instruction_set *set;
-  int code = find_instruction_set(&set);
+  int code = find_instruction_set(kernel, &set);
   if (code != EXIT_OK)
     return code;
   result->instruction_set = set->name;

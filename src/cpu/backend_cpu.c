@@ -109,6 +109,13 @@ static void cpu_close(fmla_context *context) {
 
 /* ---- Decode and merge ------------------------------------------------------------------------------ */
 
+/* The most rows of q that a sequence has for a KV head; where others in the batch must not matter, of a token.
+ */
+static int64_t most_rows(const fmla_decode_params *p) {
+  const int64_t group = p->num_q_heads / p->num_kv_heads;
+  return (p->flags & FMLA_BATCH_INVARIANT) != 0 ? group : group * p->max_seqlen_q;
+}
+
 static fmla_status choose_kernel(const fmla_context *context, const fmla_decode_params *params,
                                  const fmlai_cpu_kernel **chosen, const char **reason) {
   const cpu_context *c = (const cpu_context *)context;
@@ -122,9 +129,10 @@ static fmla_status choose_kernel(const fmla_context *context, const fmla_decode_
     return FMLA_OK;
   }
   for (int32_t i = 0; i < num_kernels; i++)
-    if (runs_on(kernels[i], c->features) && kernels[i]->serves(params)) {
+    if (runs_on(kernels[i], c->features) && kernels[i]->serves(params) &&
+        most_rows(params) >= kernels[i]->fit_rows) {
       *chosen = kernels[i];
-      *reason = "the first in order of preference that this CPU runs and that takes the call";
+      *reason = "the first in order of preference that this CPU runs and that takes and fits the call";
       return FMLA_OK;
     }
   return FMLAI_FAIL(FMLA_ERROR_INTERNAL, "no kernel takes the call, though the portable one takes every call");

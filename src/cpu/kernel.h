@@ -21,6 +21,7 @@ typedef struct fmlai_cpu_kernel {
   int32_t probability_dtype; /* fmla_dtype of the probabilities in the product with V */
   int32_t max_tile_rows;     /* rows that one item may have */
   double gflops;             /* that a core computes in a second, roughly */
+  int32_t fit_rows;          /* with fewer for a sequence, the next kernels are faster */
 
   /* Whether it serves these checked parameters. */
   bool (*serves)(const fmla_decode_params *params);

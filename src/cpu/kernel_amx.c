@@ -17,12 +17,11 @@
 #include "cpu/features.h"
 #include "cpu/fetch.h"
 
-enum { GROUP_KEYS = 32, BLOCK_GROUPS = 8, AHEAD_KEYS = 96, MAX_TILE_ROWS = 256, DIM_STEP = 32 };
+enum { GROUP_KEYS = 32, GROUP_PAIRS = GROUP_KEYS / KEYS_PER_STEP, MAX_BLOCK_GROUPS = 8, MAX_TILE_ROWS = 256 };
 enum { TILE_BYTES = TILE_DIM * TILE_ROW_BYTES, TILE_FLOATS = TILE_DIM * TILE_DIM };
 
-/* From tile to tile of values, a line more than a tile, so that those of all groups do not meet in the same
-   places of a cache. A group's lie together: the few pages that they fill are what stores reach at once. */
-enum { VALUE_TILE_BYTES = TILE_BYTES + TILE_ROW_BYTES };
+/* Columns of values that are woven and multiplied at a time: two vectors. */
+enum { STRIPE_VALUES = 2 * LANES, DIM_STEP = 32 };
 
 /* The two lane blocks whose scores are made together. */
 enum { UNIT_BLOCKS = 2, UNIT_FLOATS = UNIT_BLOCKS * GROUP_KEYS * LANES };
@@ -36,29 +35,26 @@ typedef struct unit {
 /* An item at work, and what vectors have to do beside the tiles, in small portions. */
 typedef struct item_work {
   work w;
-  char *probabilities; /* [lane blocks][groups of the block] tiles */
-  char *values;        /* [groups of the block][vectors of columns] tiles */
+  char *probabilities; /* [lane blocks][MAX_BLOCK_GROUPS] tiles */
+  char *values;        /* [2][MAX_BLOCK_GROUPS][2] tiles: a stripe at work, and the next one */
   float *o;            /* [lane blocks][vectors of columns] tiles */
   float *scores;       /* of two units */
   char *staging;       /* a group's keys, where they do not lie at even distances */
-  int32_t num_groups;  /* of the block, whose values and probabilities are there or begun */
 
-  const fmlai_key_block *group;
-  int32_t woven_key; /* of the group: the next */
-  unit last;         /* whose scores are there */
-  score_job job;     /* of the last unit's next lane block */
+  int32_t block_groups, num_groups; /* of a block; those whose probabilities are there or begun */
+  fmlai_key_block groups[MAX_BLOCK_GROUPS];
+  unit last;     /* whose scores are there */
+  score_job job; /* of the last unit's next lane block */
   int32_t jobs_done;
+  int32_t softmax_keys, woven_pairs, fetch_rate; /* for each step of the tiles */
   fetcher fetch;
-  int32_t steps_since_pair, steps_of_pair; /* of the tiles, for two keys' values */
-  int32_t softmax_keys, fetched_lines;     /* for each step */
 } item_work;
 
 static char *probability_tile(const item_work *s, int32_t lane_block, int32_t group) {
-  return s->probabilities + ((size_t)lane_block * BLOCK_GROUPS + (size_t)group) * TILE_BYTES;
+  return s->probabilities + ((size_t)lane_block * MAX_BLOCK_GROUPS + (size_t)group) * TILE_BYTES;
 }
-static char *value_tile(const item_work *s, int32_t vector, int32_t group) {
-  const int32_t vectors = s->w.p->head_dim_v / LANES;
-  return s->values + (size_t)(group * vectors + vector) * VALUE_TILE_BYTES;
+static char *value_tiles(const item_work *s, int32_t stripe, int32_t group) {
+  return s->values + (size_t)(stripe % 2 * MAX_BLOCK_GROUPS + group) * 2 * TILE_BYTES;
 }
 static float *o_tile(const item_work *s, int32_t lane_block, int32_t vector) {
   const int32_t vectors = s->w.p->head_dim_v / LANES;
@@ -67,28 +63,53 @@ static float *o_tile(const item_work *s, int32_t lane_block, int32_t vector) {
 
 /* ---- Values ----------------------------------------------------------------------------------------- */
 
-/* o of two lane blocks and two vectors of columns, over the first `groups` of the block. */
-static void add_2x2(item_work *s, int32_t lane_block, int32_t vector, int32_t groups) {
-  float *top = o_tile(s, lane_block, vector), *bottom = o_tile(s, lane_block + 1, vector);
+/* A stripe of the values of a group's key pairs from `first` on. */
+INLINE void weave_stripe(const item_work *s, int32_t stripe, int32_t group, int32_t first, int32_t pairs) {
+  const void *const *keys = s->groups[group].keys + first * KEYS_PER_STEP;
+  char *to = value_tiles(s, stripe, group) + first * TILE_ROW_BYTES;
+  for (int32_t i = 0; i < pairs; i++, keys += KEYS_PER_STEP, to += TILE_ROW_BYTES) {
+    vec words[2];
+    load_value_words(words, keys, stripe * STRIPE_VALUES, false);
+    vec_store((float *)(void *)to, words[0]);
+    vec_store((float *)(void *)(to + TILE_BYTES), words[1]);
+  }
+}
+
+/* What one lane block unit of a stripe has to weave of the next stripe. */
+typedef struct weaving {
+  int32_t first, pairs;
+} weaving;
+
+static weaving weaving_of(const item_work *s, int32_t stripe, int32_t lane_block) {
+  const int32_t first = lane_block / UNIT_BLOCKS * s->woven_pairs, left = GROUP_PAIRS - first;
+  if (left <= 0 || (stripe + 1) * STRIPE_VALUES >= s->w.p->head_dim_v)
+    return (weaving){0};
+  return (weaving){first, left < s->woven_pairs ? left : s->woven_pairs};
+}
+
+/* o of two lane blocks and a stripe, over the first `groups` of the block. */
+static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t groups) {
+  float *top = o_tile(s, lane_block, 2 * stripe), *bottom = o_tile(s, lane_block + 1, 2 * stripe);
   const char *p0 = probability_tile(s, lane_block, 0), *p1 = probability_tile(s, lane_block + 1, 0);
-  const char *v0 = value_tile(s, vector, 0), *v1 = value_tile(s, vector + 1, 0);
-  const size_t group_bytes = (size_t)(s->w.p->head_dim_v / LANES) * VALUE_TILE_BYTES;
+  const char *values = value_tiles(s, stripe, 0);
+  const weaving next = weaving_of(s, stripe, lane_block);
   TILE_BARRIER();
   tile_load(0, top, TILE_ROW_BYTES);
   tile_load(1, top + TILE_FLOATS, TILE_ROW_BYTES);
   tile_load(2, bottom, TILE_ROW_BYTES);
   tile_load(3, bottom + TILE_FLOATS, TILE_ROW_BYTES);
-  for (int32_t g = 0; g < groups; g++, v0 += group_bytes, v1 += group_bytes) {
+  for (int32_t g = 0; g < groups; g++, values += 2 * TILE_BYTES) {
     const size_t at = (size_t)g * TILE_BYTES;
-    tile_load(4, p0 + at, TILE_ROW_BYTES);
-    tile_load(6, v0, TILE_ROW_BYTES);
+    tile_load_once(4, p0 + at, TILE_ROW_BYTES);
+    tile_load(6, values, TILE_ROW_BYTES);
     tile_multiply_add(0, 4, 6);
-    tile_load(7, v1, TILE_ROW_BYTES);
+    tile_load(7, values + TILE_BYTES, TILE_ROW_BYTES);
     tile_multiply_add(1, 4, 7);
-    tile_load(5, p1 + at, TILE_ROW_BYTES);
+    tile_load_once(5, p1 + at, TILE_ROW_BYTES);
     tile_multiply_add(2, 5, 6);
     tile_multiply_add(3, 5, 7);
-    fetch_lines(&s->fetch, s->fetched_lines);
+    weave_stripe(s, stripe + 1, g, next.first, next.pairs);
+    fetch(&s->fetch, s->fetch_rate);
   }
   tile_store(0, top, TILE_ROW_BYTES);
   tile_store(1, top + TILE_FLOATS, TILE_ROW_BYTES);
@@ -97,36 +118,40 @@ static void add_2x2(item_work *s, int32_t lane_block, int32_t vector, int32_t gr
   TILE_BARRIER();
 }
 
-/* o of one lane block and two vectors of columns. */
-static void add_1x2(item_work *s, int32_t lane_block, int32_t vector, int32_t groups) {
-  float *o = o_tile(s, lane_block, vector);
-  const char *p = probability_tile(s, lane_block, 0);
-  const char *v0 = value_tile(s, vector, 0), *v1 = value_tile(s, vector + 1, 0);
-  const size_t group_bytes = (size_t)(s->w.p->head_dim_v / LANES) * VALUE_TILE_BYTES;
+/* o of one lane block and a stripe. */
+static void add_1x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t groups, weaving next) {
+  float *o = o_tile(s, lane_block, 2 * stripe);
+  const char *p = probability_tile(s, lane_block, 0), *values = value_tiles(s, stripe, 0);
   TILE_BARRIER();
   tile_load(0, o, TILE_ROW_BYTES);
   tile_load(1, o + TILE_FLOATS, TILE_ROW_BYTES);
-  for (int32_t g = 0; g < groups; g++, v0 += group_bytes, v1 += group_bytes) {
-    const size_t at = (size_t)g * TILE_BYTES;
-    tile_load(4, p + at, TILE_ROW_BYTES);
-    tile_load(6, v0, TILE_ROW_BYTES);
+  for (int32_t g = 0; g < groups; g++, values += 2 * TILE_BYTES) {
+    tile_load(4, p + (size_t)g * TILE_BYTES, TILE_ROW_BYTES);
+    tile_load(6, values, TILE_ROW_BYTES);
     tile_multiply_add(0, 4, 6);
-    tile_load(7, v1, TILE_ROW_BYTES);
+    tile_load(7, values + TILE_BYTES, TILE_ROW_BYTES);
     tile_multiply_add(1, 4, 7);
-    fetch_lines(&s->fetch, s->fetched_lines);
+    weave_stripe(s, stripe + 1, g, next.first, next.pairs);
+    fetch(&s->fetch, s->fetch_rate);
   }
   tile_store(0, o, TILE_ROW_BYTES);
   tile_store(1, o + TILE_FLOATS, TILE_ROW_BYTES);
   TILE_BARRIER();
 }
 
+static void weave_whole_stripe(const item_work *s, int32_t stripe, int32_t groups) {
+  for (int32_t g = 0; g < groups; g++)
+    weave_stripe(s, stripe, g, 0, GROUP_PAIRS);
+}
+
 static void add_values(item_work *s) {
-  const int32_t vectors = s->w.p->head_dim_v / LANES, blocks = s->w.num_lane_blocks;
-  for (int32_t v = 0; v < vectors; v += 2) {
+  const int32_t stripes = s->w.p->head_dim_v / STRIPE_VALUES, blocks = s->w.num_lane_blocks;
+  weave_whole_stripe(s, 0, s->num_groups);
+  for (int32_t i = 0; i < stripes; i++) {
     for (int32_t b = 0; b + 1 < blocks; b += 2)
-      add_2x2(s, b, v, s->num_groups);
+      add_2x2(s, b, i, s->num_groups);
     if (blocks % 2 != 0)
-      add_1x2(s, blocks - 1, v, s->num_groups);
+      add_1x2(s, blocks - 1, i, s->num_groups, weaving_of(s, i, blocks - 1));
   }
   s->num_groups = 0;
 }
@@ -143,8 +168,10 @@ static void move_lane_block(item_work *s, int32_t lane_block, const float *score
                        w->weight + row, factor))
     return;
   if (s->last.group_index > 0) {
-    for (int32_t v = 0; v < vectors; v += 2)
-      add_1x2(s, lane_block, v, s->last.group_index);
+    for (int32_t i = 0; i < vectors / 2; i++) {
+      weave_whole_stripe(s, i, s->last.group_index);
+      add_1x2(s, lane_block, i, s->last.group_index, (weaving){0});
+    }
     memset(probability_tile(s, lane_block, 0), 0, (size_t)s->last.group_index * TILE_BYTES);
   }
   for (int32_t i = 0; i < LANES; i++)
@@ -214,36 +241,10 @@ static void end_softmax(item_work *s) {
   }
 }
 
-/* ---- Beside the tiles: values woven ----------------------------------------------------------------- */
-
-/* The values of the group's next two keys. */
-INLINE void weave_pair(item_work *s) {
-  const void *const keys[KEYS_PER_STEP] = {s->group->keys[s->woven_key], s->group->keys[s->woven_key + 1]};
-  const int32_t dim = s->w.p->head_dim_v;
-  char *to = value_tile(s, 0, s->num_groups - 1) + s->woven_key / KEYS_PER_STEP * TILE_ROW_BYTES;
-  for (int32_t column = 0; column < dim; column += 2 * LANES, to += 2 * VALUE_TILE_BYTES) {
-    vec words[2];
-    load_value_words(words, keys, column, false);
-    vec_store((float *)(void *)to, words[0]);
-    vec_store((float *)(void *)(to + VALUE_TILE_BYTES), words[1]);
-  }
-  s->woven_key += KEYS_PER_STEP;
-}
-
-/* A pair now and then, so that all are woven when the group's last step is done. */
-INLINE void weave_in_turn(item_work *s) {
-  s->steps_since_pair++;
-  if (s->steps_since_pair < s->steps_of_pair || s->woven_key >= GROUP_KEYS)
-    return;
-  s->steps_since_pair = 0;
-  weave_pair(s);
-}
-
-/* A portion of everything. */
+/* A portion of everything that is done beside the tiles. */
 INLINE void work_aside(item_work *s) {
-  weave_in_turn(s);
   soften(s);
-  fetch_lines(&s->fetch, s->fetched_lines);
+  fetch(&s->fetch, s->fetch_rate);
 }
 
 /* ---- Scores ----------------------------------------------------------------------------------------- */
@@ -323,8 +324,6 @@ static void take_group(item_work *s, const fmlai_key_block *group) {
   for (int32_t i = 0; i < 2; i++)
     keys[i] =
         find_key_tile(group->keys + i * TILE_DIM, s->w.p->head_dim_k, s->staging + (size_t)i * tile_bytes);
-  s->group = group;
-  s->woven_key = 0;
   s->num_groups++;
   for (int32_t b = 0; b < s->w.num_lane_blocks; b += UNIT_BLOCKS) {
     const int32_t left = s->w.num_lane_blocks - b;
@@ -340,8 +339,6 @@ static void take_group(item_work *s, const fmlai_key_block *group) {
     end_softmax(s);
     begin_softmax(s, &u);
   }
-  while (s->woven_key < GROUP_KEYS)
-    weave_pair(s);
 }
 
 /* ---- The kernel ------------------------------------------------------------------------------------- */
@@ -354,23 +351,25 @@ static int32_t ceil_div(int32_t a, int32_t b) {
   return (a + b - 1) / b;
 }
 
-/* How much is done beside each step of the tiles: a group's share of everything, and a little more. */
+static int32_t clamp(int32_t a, int32_t least, int32_t most) {
+  return a < least ? least : a > most ? most : a;
+}
+
+/* How much is done at once, and how much of it beside each step of the tiles. */
 static void set_portions(item_work *s) {
   const fmla_decode_params *p = s->w.p;
   const int32_t units = ceil_div(s->w.num_lane_blocks, UNIT_BLOCKS), steps = s->w.words / TILE_DIM;
-  const int32_t value_steps = p->head_dim_v / LANES / 2 * units;
-  const int32_t lines = GROUP_KEYS * ceil_div(p->head_dim_k * (int32_t)sizeof(uint16_t), FETCH_LINE_BYTES);
-  s->steps_of_pair = units * steps / (GROUP_KEYS / KEYS_PER_STEP);
+  s->block_groups = clamp(s->w.num_lane_blocks, 2, MAX_BLOCK_GROUPS);
   s->softmax_keys = steps >= TILE_DIM ? 4 : GROUP_KEYS;
-  s->fetched_lines = ceil_div(lines * 2, units * steps + value_steps);
+  s->woven_pairs = ceil_div(GROUP_PAIRS, units);
+  s->fetch_rate = ceil_div(256 * GROUP_KEYS / FETCH_STREAMS * s->fetch.lines,
+                           units * (steps + p->head_dim_v / STRIPE_VALUES));
 }
 
 static size_t probability_bytes(int32_t rows) {
-  return (size_t)lane_blocks_of(rows) * BLOCK_GROUPS * TILE_BYTES;
+  return (size_t)lane_blocks_of(rows) * MAX_BLOCK_GROUPS * TILE_BYTES;
 }
-static size_t value_bytes(const fmla_decode_params *p) {
-  return (size_t)BLOCK_GROUPS * (size_t)(p->head_dim_v / LANES) * VALUE_TILE_BYTES;
-}
+enum { VALUE_BYTES = 2 * MAX_BLOCK_GROUPS * 2 * TILE_BYTES };
 static size_t o_floats(const fmla_decode_params *p, int32_t rows) {
   return (size_t)lane_blocks_of(rows) * LANES * (size_t)p->head_dim_v;
 }
@@ -380,7 +379,7 @@ static size_t staging_bytes(const fmla_decode_params *p) {
 
 static size_t scratch_bytes(const fmla_decode_params *p, int32_t tile_rows) {
   return (q_words(tile_rows, p->head_dim_k) + o_floats(p, tile_rows) + 2 * UNIT_FLOATS) * sizeof(float) +
-         probability_bytes(tile_rows) + value_bytes(p) + staging_bytes(p);
+         probability_bytes(tile_rows) + VALUE_BYTES + staging_bytes(p);
 }
 
 /* o in the order of its rows and columns, and the references, which the caller takes for the rows' maxima, to
@@ -414,14 +413,12 @@ static void decode_item(const fmla_decode_params *p, const fmlai_plan_item *item
                        .reference = row_max,
                        .row_sum = row_sum,
                        .weight = row_weight,
-                       .q = scratch},
-                 .fetch = fetch_from(p, &item->tile, item->kv_begin)};
+                       .q = scratch}};
   s.o = s.w.q + q_words(rows, p->head_dim_k);
   s.scores = s.o + o_floats(p, rows);
   s.probabilities = (char *)(s.scores + 2 * UNIT_FLOATS);
   s.values = s.probabilities + probability_bytes(rows);
-  s.staging = s.values + value_bytes(p);
-  set_portions(&s);
+  s.staging = s.values + VALUE_BYTES;
   pack_q(&s.w, (float *)(void *)s.staging);
   memset(s.o, 0, o_floats(p, rows) * sizeof *s.o);
   for (int32_t r = 0; r < s.w.num_lane_blocks * LANES; r++) {
@@ -430,17 +427,19 @@ static void decode_item(const fmla_decode_params *p, const fmlai_plan_item *item
   }
 
   const int64_t end = fmlai_visible_end(p, item);
-  fmlai_key_block groups[2]; /* the last unit's scores may still be masked when the next group is at work */
+  fetch_from(&s.fetch, p, &item->tile, item->kv_begin, end);
+  set_portions(&s);
+  const int64_t block_keys = s.block_groups * GROUP_KEYS, ahead = 64 + block_keys / 2;
+  s.fetch.begin += ahead;
   tiles_begin();
-  int64_t key = item->kv_begin;
-  for (int n = 0; key < end; n ^= 1, key += GROUP_KEYS) {
-    fmlai_find_keys(&groups[n], p, &item->tile, key, end, GROUP_KEYS, GROUP_KEYS);
-    s.fetch.limit = key + AHEAD_KEYS < end ? key + AHEAD_KEYS : end;
-    take_group(&s, &groups[n]);
-    if (s.num_groups == BLOCK_GROUPS || key + GROUP_KEYS >= end) {
-      end_softmax(&s);
-      add_values(&s);
+  for (int64_t block = item->kv_begin; block < end; block += block_keys) {
+    s.fetch.limit = block + block_keys + ahead;
+    for (int32_t g = 0; g < s.block_groups && block + g * GROUP_KEYS < end; g++) {
+      fmlai_find_keys(&s.groups[g], p, &item->tile, block + g * GROUP_KEYS, end, GROUP_KEYS, GROUP_KEYS);
+      take_group(&s, &s.groups[g]);
     }
+    end_softmax(&s);
+    add_values(&s);
   }
   tiles_end();
   end_rows(&s);
@@ -463,6 +462,7 @@ const fmlai_cpu_kernel fmlai_cpu_kernel_amx = {
     .probability_dtype = FMLA_DTYPE_BF16,
     .max_tile_rows = MAX_TILE_ROWS,
     .gflops = 2000,
+    .fit_rows = 3,
     .serves = serves,
     .scratch_bytes = scratch_bytes,
     .decode_item = decode_item,

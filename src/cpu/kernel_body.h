@@ -10,12 +10,19 @@
 #ifndef FMLAI_CPU_KERNEL_BODY_H
 #define FMLAI_CPU_KERNEL_BODY_H
 
+#include "cpu/fetch.h"
 #include "cpu/rows_of_item.h"
 
 /* A line of memory holds so many values of a key; head dims are multiples of it. */
 enum { LINE_VALUES = 32, LINE_WORDS = LINE_VALUES / VALUES_PER_WORD };
 
-enum { MANY_BLOCK_KEYS = 64, FEW_BLOCK_KEYS = 32, FEW_ROWS = LANES / 2, MAX_TILE_ROWS = 512 };
+enum {
+  MANY_BLOCK_KEYS = 64,
+  FEW_BLOCK_KEYS = 32,
+  FEW_AHEAD_KEYS = 64,
+  FEW_ROWS = LANES / 2,
+  MAX_TILE_ROWS = 512
+};
 
 /* Words of a key that are summed up before they are added to the rest: FP32 sums of many terms lose bits. */
 enum { SUM_WORDS = 2 * LINE_VALUES };
@@ -185,23 +192,25 @@ static void add_many(const work *w, const packed_values *values, const fmlai_key
 /* ---- Few rows --------------------------------------------------------------------------------------- */
 
 /*
- * Memory is kept busy all the time: of the next keys' lines, every other one is fetched while values are read,
- * the rest while keys are.
+ * Memory is kept busy all the time: half of a block's worth of lines is fetched while keys are read, for each
+ * line of FEW_KEYS keys; the other half while values are, for each two vectors of the keys of a step.
  */
-INLINE bool fetched_with_values(const work *w, int32_t at) {
-  return at % (2 * LINE_VALUES) == 0 && at < w->p->head_dim_v;
+enum { FETCHES_BESIDE_SUMS = VECTOR_REGISTERS == 32 };
+enum { KEYS_FETCH_RATE = 256 * FEW_BLOCK_KEYS / 2 / FETCH_STREAMS * FEW_KEYS / FEW_BLOCK_KEYS };
+static int32_t values_fetch_rate(const work *w) {
+  const int32_t lines = w->words / LINE_WORDS, vectors = w->p->head_dim_v / LANES;
+  return (256 * KEYS_PER_STEP / FETCH_STREAMS * lines + vectors - 1) / vectors;
 }
 
-/* Scores of FEW_KEYS keys and `count` rows. Fetches lines of the `next` keys. */
-INLINE void score_few_rows(const work *w, const void *const *keys, const void *const *next, int32_t key,
-                           int32_t row, int count, bool fp16) {
+/* Scores of FEW_KEYS keys and `count` rows. */
+INLINE void score_few_rows(const work *w, const void *const *keys, fetcher *f, int32_t key, int32_t row,
+                           int count, bool fp16) {
   vec sum[4][FEW_KEYS];
   UNROLL for (int r = 0; r < count; r++) UNROLL for (int t = 0; t < FEW_KEYS; t++) sum[r][t] = vec_zero();
   const float *q = w->q + (size_t)row * (size_t)w->words;
   for (int32_t line = 0; line < w->words; line += LINE_WORDS) {
-    if (next != NULL && !fetched_with_values(w, line * VALUES_PER_WORD))
-      UNROLL for (int t = 0; t < FEW_KEYS; t++)
-          __builtin_prefetch((const uint16_t *)next[t] + line * VALUES_PER_WORD, 0, 2);
+    if (f != NULL)
+      fetch(f, KEYS_FETCH_RATE);
     UNROLL for (int32_t j = line; j < line + LINE_WORDS; j += LANES) {
       vec k[FEW_KEYS];
       UNROLL for (int t = 0; t < FEW_KEYS; t++) k[t] = load_words(keys[t], j * VALUES_PER_WORD, fp16);
@@ -216,23 +225,23 @@ INLINE void score_few_rows(const work *w, const void *const *keys, const void *c
       vec_sum(sum[r][t]);
 }
 
-/* o += probabilities * values for `count` rows and 2 * pairs vectors of them. Fetches lines of the `next` keys.
- */
-INLINE void add_few_vectors(const work *w, const fmlai_key_block *block, const fmlai_key_block *next,
+/* o += probabilities * values for `count` rows and 2 * pairs vectors of them. */
+INLINE void add_few_vectors(const work *w, const fmlai_key_block *block, fetcher *f, int32_t fetch_rate,
                             int32_t row, int32_t at, int count, int pairs, bool fp16) {
   vec sum[4][FEW_SUMS];
   const size_t dim = (size_t)w->p->head_dim_v;
   float *o = w->o + (size_t)row * dim + at;
   UNROLL for (int r = 0; r < count; r++) UNROLL for (int j = 0; j < 2 * pairs; j++) sum[r][j] =
       vec_load(o + (size_t)r * dim + j * LANES);
+  if (!FETCHES_BESIDE_SUMS && f != NULL)
+    fetch_window(f, fetch_rate * (FEW_BLOCK_KEYS / KEYS_PER_STEP));
   for (int32_t t = 0; t < block->padded; t += KEYS_PER_STEP) {
     const float *p = w->scores + (size_t)(t / KEYS_PER_STEP) * LANES + row;
+    if (FETCHES_BESIDE_SUMS && f != NULL)
+      fetch_window(f, fetch_rate);
     UNROLL for (int j = 0; j < pairs; j++) {
       vec words[2];
       load_value_words(words, block->keys + t, at + 2 * j * LANES, fp16);
-      if (t < next->padded && fetched_with_values(w, at + 2 * j * LANES))
-        UNROLL for (int i = 0; i < KEYS_PER_STEP; i++)
-            __builtin_prefetch((const uint16_t *)next->keys[t + i] + at + 2 * j * LANES, 0, 2);
       UNROLL for (int r = 0; r < count; r++) {
         sum[r][2 * j] = vec_multiply_add(vec_set(p[r]), words[0], sum[r][2 * j]);
         sum[r][2 * j + 1] = vec_multiply_add(vec_set(p[r]), words[1], sum[r][2 * j + 1]);
@@ -243,37 +252,52 @@ INLINE void add_few_vectors(const work *w, const fmlai_key_block *block, const f
       vec_store(o + (size_t)r * dim + j * LANES, sum[r][j]);
 }
 
-INLINE void add_few_rows(const work *w, const fmlai_key_block *block, const fmlai_key_block *next, int32_t row,
-                         int count, bool fp16) {
+INLINE void add_few_rows(const work *w, const fmlai_key_block *block, fetcher *f, int32_t row, int count,
+                         bool fp16) {
   enum { PAIRS = FEW_SUMS / 2 };
   const int pairs = PAIRS / count;
   int32_t at = 0;
+  const int32_t fetch_rate = values_fetch_rate(w);
   for (; at + 2 * pairs * LANES <= w->p->head_dim_v; at += 2 * pairs * LANES)
-    add_few_vectors(w, block, next, row, at, count, pairs, fp16);
+    add_few_vectors(w, block, f, pairs * fetch_rate, row, at, count, pairs, fp16);
   for (; at < w->p->head_dim_v; at += 2 * LANES)
-    add_few_vectors(w, block, next, row, at, count, 1, fp16);
+    add_few_vectors(w, block, f, fetch_rate, row, at, count, 1, fp16);
 }
 
-/* Rows in groups of 4, 2 and 1. */
-INLINE void take_few(const work *w, const fmlai_key_block *block, const fmlai_key_block *next, bool fp16) {
+/* Rows in groups of 4, 2 and 1, of which the first fetches. */
+INLINE void take_few(const work *w, const fmlai_key_block *block, fetcher *f, bool fp16) {
   const int32_t rows = w->num_rows, fours = rows & ~3, twos = rows & ~1;
   memset(w->scores, 0, (size_t)block->padded * LANES * sizeof *w->scores);
   for (int32_t t = 0; t < block->padded; t += FEW_KEYS) {
-    const void *const *fetched = t < next->padded ? next->keys + t : NULL;
     for (int32_t r = 0; r < fours; r += 4)
-      score_few_rows(w, block->keys + t, r == 0 ? fetched : NULL, t, r, 4, fp16);
+      score_few_rows(w, block->keys + t, r == 0 ? f : NULL, t, r, 4, fp16);
     if (fours < twos)
-      score_few_rows(w, block->keys + t, fours == 0 ? fetched : NULL, t, fours, 2, fp16);
+      score_few_rows(w, block->keys + t, fours == 0 ? f : NULL, t, fours, 2, fp16);
     if (twos < rows)
-      score_few_rows(w, block->keys + t, twos == 0 ? fetched : NULL, t, twos, 1, fp16);
+      score_few_rows(w, block->keys + t, twos == 0 ? f : NULL, t, twos, 1, fp16);
   }
   take_block(w, block);
   for (int32_t r = 0; r < fours; r += 4)
-    add_few_rows(w, block, next, r, 4, fp16);
+    add_few_rows(w, block, r == 0 ? f : NULL, r, 4, fp16);
   if (fours < twos)
-    add_few_rows(w, block, next, fours, 2, fp16);
+    add_few_rows(w, block, fours == 0 ? f : NULL, fours, 2, fp16);
   if (twos < rows)
-    add_few_rows(w, block, next, twos, 1, fp16);
+    add_few_rows(w, block, twos == 0 ? f : NULL, twos, 1, fp16);
+}
+
+static void take_all_few(const work *w, int64_t end) {
+  const fmlai_plan_tile *tile = &w->item->tile;
+  fmlai_key_block block;
+  fetcher f;
+  fetch_from(&f, w->p, tile, w->item->kv_begin + FEW_AHEAD_KEYS, end);
+  for (int64_t key = w->item->kv_begin; key < end; key += FEW_BLOCK_KEYS) {
+    fmlai_find_keys(&block, w->p, tile, key, end, FEW_BLOCK_KEYS, TILE_ROWS);
+    f.limit = key + FEW_BLOCK_KEYS + FEW_AHEAD_KEYS;
+    if (w->p->kv_format == FMLA_KV_FP16)
+      take_few(w, &block, &f, true);
+    else
+      take_few(w, &block, &f, false);
+  }
 }
 
 /* ---- The kernel ------------------------------------------------------------------------------------- */
@@ -319,16 +343,16 @@ static void decode_item(const fmla_decode_params *p, const fmlai_plan_item *item
   begin_rows(&w);
 
   const int64_t end = fmlai_visible_end(p, item);
+  if (few) {
+    take_all_few(&w, end);
+    end_rows(&w);
+    return;
+  }
   fmlai_key_block blocks[2];
   fmlai_find_keys(&blocks[0], p, &item->tile, item->kv_begin, end, w.row_keys, TILE_ROWS);
   for (int n = 0; blocks[n].count > 0; n ^= 1) {
     fmlai_find_keys(&blocks[n ^ 1], p, &item->tile, blocks[n].begin + w.row_keys, end, w.row_keys, TILE_ROWS);
-    if (!few)
-      take_many(&w, &blocks[n], &blocks[n ^ 1], fp16);
-    else if (fp16)
-      take_few(&w, &blocks[n], &blocks[n ^ 1], true);
-    else
-      take_few(&w, &blocks[n], &blocks[n ^ 1], false);
+    take_many(&w, &blocks[n], &blocks[n ^ 1], fp16);
   }
   end_rows(&w);
 }
