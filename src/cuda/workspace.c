@@ -35,9 +35,8 @@ static counts count(const fmlai_cuda_context *c, const fmla_decode_params *p, in
   const fmlai_plan_limits limits = fmlai_plan_limits_of(&shape);
   const double line = (double)limits.num_tiles * ((double)p->max_seqlen_k / 64 + 3);
   if (invariant)
-    return (counts){.tiles = together * limits.num_tiles,
-                    .line = line,
-                    .slots = together * limits.num_partials};
+    return (counts){
+        .tiles = together * limits.num_tiles, .line = line, .slots = together * limits.num_partials};
   const int64_t ctas = fmlai_cuda_max_ctas(c, p, variant);
   return (counts){.tiles = together * limits.num_tiles, .line = line, .slots = 2 * ctas};
 }
