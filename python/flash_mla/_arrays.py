@@ -126,7 +126,7 @@ def run(
     views = [first, *rest, *given]
     specs = tuple(None if v is None else v.spec for v in views)
     dtype = first.spec[2] if out_dtype is None else numpy.dtype(out_dtype)
-    plan = plan_call(_library.context(_library.CPU), specs, str(dtype), *options)
+    plan = plan_call(_library.context(_library.CPU), specs, str(dtype), options)
 
     new_out = numpy.empty(plan.out_shape, _numpy_dtype(str(dtype))) if out is None else None
     new_lse = numpy.empty(plan.lse_shape, numpy.float32) if lse is None else None

@@ -196,14 +196,13 @@ def plan_decode(
     context: int,
     specs: Specs,
     out_dtype: object,
-    head_dim_v: int,
-    softmax_scale: float | None,
-    flags: int,
-    max_seqlen_q: int | None,
-    max_seqlen_k: int,
-    max_sms: int,
+    options: tuple[int, float | None, int, int | None, int, int],
 ) -> Plan:
-    """Checks what the C library cannot see, that the arrays fit each other, and leaves the rest to it."""
+    """Checks what the C library cannot see, that the arrays fit each other, and leaves the rest to it.
+
+    The options: head_dim_v, softmax_scale, flags, max_seqlen_q, max_seqlen_k, max_sms.
+    """
+    head_dim_v, softmax_scale, flags, max_seqlen_q, max_seqlen_k, max_sms = options
     arrays = _arrays(DECODE_ARRAYS, specs)
     q, kv_cache, block_table, seqlens = (arrays[name] for name in ("q", "kv_cache", "block_table", "cache_seqlens"))
     q_rope, cu_seqlens = arrays.get("q_rope"), arrays.get("cu_seqlens_q")
@@ -277,8 +276,9 @@ def plan_decode(
 
 
 @lru_cache(_MAX_PLANS)
-def plan_merge(context: int, specs: Specs, out_dtype: object, flags: int) -> Plan:
-    """Checks that the arrays fit each other, and leaves the rest to the C library."""
+def plan_merge(context: int, specs: Specs, out_dtype: object, options: tuple[int]) -> Plan:
+    """Checks that the arrays fit each other, and leaves the rest to the C library. The option: flags."""
+    (flags,) = options
     arrays = _arrays(MERGE_ARRAYS, specs)
     out_parts, lse_parts = arrays["out_parts"], arrays["lse_parts"]
     out_parts.check_dtype(*DTYPES)

@@ -41,16 +41,14 @@ def _stream(device: int) -> int:
 
 def _run(
     plan_call: Callable[..., Plan],
-    inputs: tuple[Tensor | None, ...],
+    inputs: tuple[Any, ...],
     out: Tensor | None,
     lse: Tensor | None,
-    out_dtype: torch.dtype,
-    *options: Any,
+    out_dtype: torch.dtype | None,
+    options: tuple[Any, ...],
 ) -> tuple[Tensor, Tensor]:
     """Plans a call, makes the outputs that are None, and runs it. An engine waits for this code: it is kept short."""
-    first = inputs[0]
-    assert first is not None
-    device = first.get_device()
+    first: Tensor = inputs[0]
     tensors = (*inputs, out, lse)
     try:
         specs = tuple([None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in tensors])
@@ -58,10 +56,12 @@ def _run(
         names = DECODE_ARRAYS if plan_call is plan_decode else MERGE_ARRAYS
         name, other = next((n, t) for n, t in zip(names, tensors, strict=True) if not isinstance(t, Tensor | None))
         raise TypeError(f"{name} is a {type(other).__name__}, but must be a torch.Tensor, as the others") from None
-    plan = plan_call(context(device), specs, out_dtype, *options)
+    dtype = first.dtype if out_dtype is None else out_dtype
+    device = first.get_device()
+    plan = plan_call(context(device), specs, dtype, options)
     empty = _empty_on(first.device)
     if out is None:
-        out = empty(plan.out_shape, plan.out_strides, out_dtype)
+        out = empty(plan.out_shape, plan.out_strides, dtype)
     if lse is None:
         lse = empty(plan.lse_shape, plan.lse_strides, torch.float32)
     workspace = empty((plan.workspace_bytes,), (1,), torch.uint8)
@@ -71,45 +71,23 @@ def _run(
     return out, lse
 
 
-def _decode(
-    q: Tensor,
-    q_rope: Tensor | None,
-    kv_cache: Tensor,
-    block_table: Tensor,
-    cache_seqlens: Tensor,
-    cu_seqlens_q: Tensor | None,
-    sink: Tensor | None,
-    out_dtype: torch.dtype | None,
-    *options: Any,
-) -> tuple[Tensor, Tensor]:
-    inputs = (q, q_rope, kv_cache, block_table, cache_seqlens, cu_seqlens_q, sink)
-    return _run(plan_decode, inputs, None, None, out_dtype or q.dtype, *options)
+# What is registered: the dispatcher gives a call's arguments one by one.
 
 
-def _decode_out(
-    q: Tensor,
-    q_rope: Tensor | None,
-    kv_cache: Tensor,
-    block_table: Tensor,
-    cache_seqlens: Tensor,
-    cu_seqlens_q: Tensor | None,
-    sink: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    *options: Any,
-) -> None:
-    inputs = (q, q_rope, kv_cache, block_table, cache_seqlens, cu_seqlens_q, sink)
-    _run(plan_decode, inputs, out, lse, out.dtype, *options)
+def _decode(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return _run(plan_decode, arguments[:7], None, None, arguments[7], arguments[8:])
 
 
-def _merge(
-    out_parts: Tensor, lse_parts: Tensor, sink: Tensor | None, out_dtype: torch.dtype | None, flags: int
-) -> tuple[Tensor, Tensor]:
-    return _run(plan_merge, (out_parts, lse_parts, sink), None, None, out_dtype or out_parts.dtype, flags)
+def _decode_out(*arguments: Any) -> None:
+    _run(plan_decode, arguments[:7], arguments[7], arguments[8], None, arguments[9:])
 
 
-def _merge_out(out_parts: Tensor, lse_parts: Tensor, sink: Tensor | None, out: Tensor, lse: Tensor, flags: int) -> None:
-    _run(plan_merge, (out_parts, lse_parts, sink), out, lse, out.dtype, flags)
+def _merge(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return _run(plan_merge, arguments[:3], None, None, arguments[3], arguments[4:])
+
+
+def _merge_out(*arguments: Any) -> None:
+    _run(plan_merge, arguments[:3], arguments[3], arguments[4], None, arguments[5:])
 
 
 def _empty_outputs(like: Tensor, rows: Any, heads: Any, dim: Any, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
@@ -203,23 +181,13 @@ def _is_eager(tensor: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class Form:
-    """One of an op's two forms: what is registered, and the function behind it."""
-
-    registered: Callable[..., Any]
-    function: Callable[..., Any]
-
-    def __call__(self, first: Tensor, *arguments: Any) -> Any:
-        return (self.function if _is_eager(first) else self.registered)(first, *arguments)
-
-
-@dataclass(frozen=True)
 class Op:
-    """An op in its two forms. Called, it makes the outputs that are None."""
+    """An op in its two forms, functional and with given outputs. Called, it makes the outputs that are None."""
 
-    functional: Form
-    to_given: Form
+    functional: Callable[..., tuple[Tensor, Tensor]]
+    to_given: Callable[..., None]
     empty_outputs: Callable[..., tuple[Tensor, Tensor]]
+    plan: Callable[..., Plan]
 
     def __call__(
         self,
@@ -229,9 +197,10 @@ class Op:
         out_dtype: torch.dtype | None,
         options: tuple[Any, ...],
     ) -> tuple[Tensor, Tensor]:
+        if _is_eager(inputs[0]):
+            return _run(self.plan, inputs, out, lse, out_dtype, options)
         if out is None and lse is None:
-            fresh: tuple[Tensor, Tensor] = self.functional(*inputs, out_dtype, *options)
-            return fresh
+            return self.functional(*inputs, out_dtype, *options)
         if out is None or lse is None:
             fresh = self.empty_outputs(*inputs, out_dtype, *options)
             out, lse = fresh[0] if out is None else out, fresh[1] if lse is None else lse
@@ -246,15 +215,12 @@ def _op(
     functional: Callable[..., Any],
     to_given: Callable[..., Any],
     empty_outputs: Callable[..., Any],
+    plan: Callable[..., Plan],
 ) -> Op:
     new = f"{name}({inputs}, ScalarType? out_dtype, {options}) -> (Tensor out, Tensor lse)"
     given = f"{name}_out({inputs}, Tensor(a!) out, Tensor(b!) lse, {options}) -> ()"
-    return Op(
-        Form(_register(new, functional, empty_outputs), functional),
-        Form(_register(given, to_given, _nothing), to_given),
-        empty_outputs,
-    )
+    return Op(_register(new, functional, empty_outputs), _register(given, to_given, _nothing), empty_outputs, plan)
 
 
-decode = _op("decode", _DECODE_INPUTS, _DECODE_OPTIONS, _decode, _decode_out, _decode_fake)
-merge = _op("merge", _MERGE_INPUTS, _MERGE_OPTIONS, _merge, _merge_out, _merge_fake)
+decode = _op("decode", _DECODE_INPUTS, _DECODE_OPTIONS, _decode, _decode_out, _decode_fake, plan_decode)
+merge = _op("merge", _MERGE_INPUTS, _MERGE_OPTIONS, _merge, _merge_out, _merge_fake, plan_merge)

@@ -105,23 +105,8 @@ def flash_mla_with_kvcache(
     if block_table is None or cache_seqlens is None:
         raise ValueError("block_table and cache_seqlens must be given")
     flags = _library.EMPTY_LSE_POS_INF | (_library.CAUSAL if causal else 0)
-    results: tuple[Tensor, Tensor] = _torch.decode.functional(
-        q,
-        None,
-        k_cache,
-        block_table,
-        cache_seqlens,
-        None,
-        attn_sink,
-        None,
-        head_dim_v,
-        softmax_scale,
-        flags,
-        None,
-        0,
-        0,
-    )
-    return results
+    inputs = (q, None, k_cache, block_table, cache_seqlens, None, attn_sink)
+    return _torch.decode(inputs, None, None, None, (head_dim_v, softmax_scale, flags, None, 0, 0))
 
 
 def flash_mla_sparse_fwd(*args: Any, **kwargs: Any) -> NoReturn:
