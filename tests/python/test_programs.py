@@ -90,7 +90,7 @@ def test_wheel(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_style() -> None:
-    sources = [ROOT / name for name in ("python", "tests/python", "tests/test_flash_mla.py", "examples")]
+    sources = [ROOT / name for name in ("python", "tests/python", "tests/test_flash_mla.py", "examples", "scripts")]
     for command in (["check"], ["format", "--check"]):
         run(sys.executable, "-m", "ruff", *command, "--no-cache", *sources)
 
