@@ -169,10 +169,11 @@ def scaling(rounds: list[Round]) -> str:
         times = [each(rounds, name, "us") for name in (one, two)]
         rates = [ceilings(rounds, name, "multiply_add_tflops") for name in (one, two)]
         reads = [ceilings(rounds, name, "read_gb_per_s") for name in (one, two)]
-        cells = [f"`{kernel}`", str(heads), *(f"{median(us):.0f}" for us in times)]
+        tflops = f"{median(each(rounds, one, 'tflops')):.3g}"
+        cells = [f"`{kernel}`", str(heads), tflops, *(f"{median(us):.0f}" for us in times)]
         cells += [f"{ratio(*pair):.2f}x" for pair in (times, rates[::-1], reads[::-1])]
         rows.append(" | ".join(cells))
-    head = "kernel | heads | us, 1 thread | us, 2 threads | gain | of the register ceiling | of the read ceiling"
+    head = "kernel | heads | TFLOPS, 1 thread | us, 1 thread | us, 2 threads | gain | of the register ceiling | of the read ceiling"
     return table(head, rows)
 
 
