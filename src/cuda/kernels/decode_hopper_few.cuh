@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
 
   allow_dependents();
   if (group == 2) {
-    REGISTERS_DOWN_TO(56);
+    REGISTERS_DOWN_TO(72);
     if (warp == 0) {
       feed_boxes(a, &map, control, ring, NUM_BOXES, lane);
     } else {
@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       feed_q(a, &control->feed, q, ROWS, thread - 32);
     }
   } else {
-    REGISTERS_UP_TO(224);
+    REGISTERS_UP_TO(216);
     enum { BLOCKS = ROWS / 8, HEADS = 2 * BLOCKS }; /* of eight rows; of rows that a thread has to do with */
     const uint32_t p_memory = q + HOPPER_FEW_P_OFFSET(ROWS) + group * ROWS * 128;
     /* Where this lane's rows of matrices of probabilities go, of 16 query rows; the others are 2048 bytes on. */
