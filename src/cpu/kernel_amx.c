@@ -36,7 +36,7 @@ typedef struct unit {
 typedef struct item_work {
   work w;
   char *probabilities; /* [lane blocks][MAX_BLOCK_GROUPS] tiles */
-  char *values;        /* [2][MAX_BLOCK_GROUPS][2] tiles: a stripe at work, and the next one */
+  char *values;        /* [MAX_BLOCK_GROUPS][2] tiles: a stripe, which the next one replaces */
   float *o;            /* [lane blocks][vectors of columns] tiles */
   float *scores;       /* of two units */
   char *staging;       /* a group's keys, where they do not lie at even distances */
@@ -46,15 +46,15 @@ typedef struct item_work {
   unit last;     /* whose scores are there */
   score_job job; /* of the last unit's next lane block */
   int32_t jobs_done;
-  int32_t softmax_keys, woven_pairs, fetch_rate; /* for each step of the tiles */
+  int32_t softmax_keys, fetch_rate; /* for each step of the tiles */
   fetcher fetch;
 } item_work;
 
 static char *probability_tile(const item_work *s, int32_t lane_block, int32_t group) {
   return s->probabilities + ((size_t)lane_block * MAX_BLOCK_GROUPS + (size_t)group) * TILE_BYTES;
 }
-static char *value_tiles(const item_work *s, int32_t stripe, int32_t group) {
-  return s->values + (size_t)(stripe % 2 * MAX_BLOCK_GROUPS + group) * 2 * TILE_BYTES;
+static char *value_tiles(const item_work *s, int32_t group) {
+  return s->values + (size_t)group * 2 * TILE_BYTES;
 }
 static float *o_tile(const item_work *s, int32_t lane_block, int32_t vector) {
   const int32_t vectors = s->w.p->head_dim_v / LANES;
@@ -63,11 +63,11 @@ static float *o_tile(const item_work *s, int32_t lane_block, int32_t vector) {
 
 /* ---- Values ----------------------------------------------------------------------------------------- */
 
-/* A stripe of the values of a group's key pairs from `first` on. */
-INLINE void weave_stripe(const item_work *s, int32_t stripe, int32_t group, int32_t first, int32_t pairs) {
-  const void *const *keys = s->groups[group].keys + first * KEYS_PER_STEP;
-  char *to = value_tiles(s, stripe, group) + first * TILE_ROW_BYTES;
-  for (int32_t i = 0; i < pairs; i++, keys += KEYS_PER_STEP, to += TILE_ROW_BYTES) {
+/* A stripe of the values of a group. */
+INLINE void weave_stripe(const item_work *s, int32_t stripe, int32_t group) {
+  const void *const *keys = s->groups[group].keys;
+  char *to = value_tiles(s, group);
+  for (int32_t i = 0; i < GROUP_PAIRS; i++, keys += KEYS_PER_STEP, to += TILE_ROW_BYTES) {
     vec words[2];
     load_value_words(words, keys, stripe * STRIPE_VALUES, false);
     vec_store((float *)(void *)to, words[0]);
@@ -75,24 +75,17 @@ INLINE void weave_stripe(const item_work *s, int32_t stripe, int32_t group, int3
   }
 }
 
-/* What one lane block unit of a stripe has to weave of the next stripe. */
-typedef struct weaving {
-  int32_t first, pairs;
-} weaving;
-
-static weaving weaving_of(const item_work *s, int32_t stripe, int32_t lane_block) {
-  const int32_t first = lane_block / UNIT_BLOCKS * s->woven_pairs, left = GROUP_PAIRS - first;
-  if (left <= 0 || (stripe + 1) * STRIPE_VALUES >= s->w.p->head_dim_v)
-    return (weaving){0};
-  return (weaving){first, left < s->woven_pairs ? left : s->woven_pairs};
+/* Whether no lane block behind this unit's takes the stripe, so that the next one may replace it. */
+static bool ends_stripe(const item_work *s, int32_t stripe, int32_t lane_block) {
+  return lane_block + UNIT_BLOCKS >= s->w.num_lane_blocks && (stripe + 1) * STRIPE_VALUES < s->w.p->head_dim_v;
 }
 
 /* o of two lane blocks and a stripe, over the first `groups` of the block. */
 static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t groups) {
   float *top = o_tile(s, lane_block, 2 * stripe), *bottom = o_tile(s, lane_block + 1, 2 * stripe);
   const char *p0 = probability_tile(s, lane_block, 0), *p1 = probability_tile(s, lane_block + 1, 0);
-  const char *values = value_tiles(s, stripe, 0);
-  const weaving next = weaving_of(s, stripe, lane_block);
+  const char *values = value_tiles(s, 0);
+  const bool ends = ends_stripe(s, stripe, lane_block);
   TILE_BARRIER();
   tile_load(0, top, TILE_ROW_BYTES);
   tile_load(1, top + TILE_FLOATS, TILE_ROW_BYTES);
@@ -108,7 +101,8 @@ static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t gr
     tile_load_once(5, p1 + at, TILE_ROW_BYTES);
     tile_multiply_add(2, 5, 6);
     tile_multiply_add(3, 5, 7);
-    weave_stripe(s, stripe + 1, g, next.first, next.pairs);
+    if (ends)
+      weave_stripe(s, stripe + 1, g);
     fetch(&s->fetch, s->fetch_rate);
   }
   tile_store(0, top, TILE_ROW_BYTES);
@@ -119,9 +113,9 @@ static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t gr
 }
 
 /* o of one lane block and a stripe. */
-static void add_1x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t groups, weaving next) {
+static void add_1x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t groups, bool ends) {
   float *o = o_tile(s, lane_block, 2 * stripe);
-  const char *p = probability_tile(s, lane_block, 0), *values = value_tiles(s, stripe, 0);
+  const char *p = probability_tile(s, lane_block, 0), *values = value_tiles(s, 0);
   TILE_BARRIER();
   tile_load(0, o, TILE_ROW_BYTES);
   tile_load(1, o + TILE_FLOATS, TILE_ROW_BYTES);
@@ -131,7 +125,8 @@ static void add_1x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t gr
     tile_multiply_add(0, 4, 6);
     tile_load(7, values + TILE_BYTES, TILE_ROW_BYTES);
     tile_multiply_add(1, 4, 7);
-    weave_stripe(s, stripe + 1, g, next.first, next.pairs);
+    if (ends)
+      weave_stripe(s, stripe + 1, g);
     fetch(&s->fetch, s->fetch_rate);
   }
   tile_store(0, o, TILE_ROW_BYTES);
@@ -141,7 +136,7 @@ static void add_1x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t gr
 
 static void weave_whole_stripe(const item_work *s, int32_t stripe, int32_t groups) {
   for (int32_t g = 0; g < groups; g++)
-    weave_stripe(s, stripe, g, 0, GROUP_PAIRS);
+    weave_stripe(s, stripe, g);
 }
 
 static void add_values(item_work *s) {
@@ -151,7 +146,7 @@ static void add_values(item_work *s) {
     for (int32_t b = 0; b + 1 < blocks; b += 2)
       add_2x2(s, b, i, s->num_groups);
     if (blocks % 2 != 0)
-      add_1x2(s, blocks - 1, i, s->num_groups, weaving_of(s, i, blocks - 1));
+      add_1x2(s, blocks - 1, i, s->num_groups, ends_stripe(s, i, blocks - 1));
   }
   s->num_groups = 0;
 }
@@ -170,7 +165,7 @@ static void move_lane_block(item_work *s, int32_t lane_block, const float *score
   if (s->last.group_index > 0) {
     for (int32_t i = 0; i < vectors / 2; i++) {
       weave_whole_stripe(s, i, s->last.group_index);
-      add_1x2(s, lane_block, i, s->last.group_index, (weaving){0});
+      add_1x2(s, lane_block, i, s->last.group_index, false);
     }
     memset(probability_tile(s, lane_block, 0), 0, (size_t)s->last.group_index * TILE_BYTES);
   }
@@ -361,7 +356,6 @@ static void set_portions(item_work *s) {
   const int32_t units = ceil_div(s->w.num_lane_blocks, UNIT_BLOCKS), steps = s->w.words / TILE_DIM;
   s->block_groups = clamp(s->w.num_lane_blocks, 2, MAX_BLOCK_GROUPS);
   s->softmax_keys = steps >= TILE_DIM ? 4 : GROUP_KEYS;
-  s->woven_pairs = ceil_div(GROUP_PAIRS, units);
   s->fetch_rate = ceil_div(256 * GROUP_KEYS / FETCH_STREAMS * s->fetch.lines,
                            units * (steps + p->head_dim_v / STRIPE_VALUES));
 }
@@ -369,7 +363,7 @@ static void set_portions(item_work *s) {
 static size_t probability_bytes(int32_t rows) {
   return (size_t)lane_blocks_of(rows) * MAX_BLOCK_GROUPS * TILE_BYTES;
 }
-enum { VALUE_BYTES = 2 * MAX_BLOCK_GROUPS * 2 * TILE_BYTES };
+enum { VALUE_BYTES = MAX_BLOCK_GROUPS * 2 * TILE_BYTES };
 static size_t o_floats(const fmla_decode_params *p, int32_t rows) {
   return (size_t)lane_blocks_of(rows) * LANES * (size_t)p->head_dim_v;
 }
