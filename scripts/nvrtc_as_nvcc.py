@@ -30,13 +30,13 @@ class Nvrtc:
         directory = PACKAGES / "cuda_nvrtc/lib"
         for builtins in directory.glob("libnvrtc-builtins.so.*"):
             ctypes.CDLL(str(builtins))  # NVRTC asks for it by name
-        self.library = ctypes.CDLL(str(directory / "libnvrtc.so.12"))
+        self.nvrtc = ctypes.CDLL(str(directory / "libnvrtc.so.12"))
 
     def text(self, program, what):
         size = ctypes.c_size_t()
-        getattr(self.library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+        getattr(self.nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
         buffer = ctypes.create_string_buffer(size.value)
-        getattr(self.library, f"nvrtcGet{what}")(program, buffer)
+        getattr(self.nvrtc, f"nvrtcGet{what}")(program, buffer)
         return buffer.value
 
     def compile(self, source, options):
@@ -44,10 +44,10 @@ class Nvrtc:
         program = ctypes.c_void_p()
         headers, names = (ctypes.c_char_p * 1)(STDINT), (ctypes.c_char_p * 1)(b"stdint.h")
         arguments = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
-        self.library.nvrtcCreateProgram(
+        self.nvrtc.nvrtcCreateProgram(
             ctypes.byref(program), source.read_bytes(), str(source).encode(), 1, headers, names
         )
-        failed = self.library.nvrtcCompileProgram(program, len(options), arguments)
+        failed = self.nvrtc.nvrtcCompileProgram(program, len(options), arguments)
         sys.stderr.write(self.text(program, "ProgramLog").decode())
         if failed:
             sys.exit(1)
