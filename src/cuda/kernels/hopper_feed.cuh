@@ -77,15 +77,10 @@ static __device__ __forceinline__ void feed_q(const decode_args *a, hopper_feed 
       /* Eight threads a row. */
       for (int r = thread / 8; r < max_rows; r += LOADERS / 8) {
         const bool valid = r < rows.count;
-        const row_place p = place_of_row(a, part, &rows, valid ? r : 0);
-        const uint16_t *nope = (const uint16_t *)a->q + p.batch * a->q_stride_batch + p.token * a->q_stride_token +
-                               p.head * a->q_stride_head;
-        const uint16_t *rope = a->q_rope ? (const uint16_t *)a->q_rope + p.batch * a->q_rope_stride_batch +
-                                               p.token * a->q_rope_stride_token + p.head * a->q_rope_stride_head
-                                         : nope;
+        const q_row row = find_q_row(a, place_of_row(a, part, &rows, valid ? r : 0));
         for (int c = thread % 8; c < CHUNKS; c += 8)
           cp_async_16(to + c / 8 * max_rows * 128 + r * 128 + ((c ^ r) % 8) * 16,
-                      c < nope_chunks ? nope + c * 8 : rope + (c - nope_chunks) * 8, valid ? 16 : 0);
+                      c < nope_chunks ? row.nope + c * 8 : row.rope + (c - nope_chunks) * 8, valid ? 16 : 0);
       }
       cp_async_commit();
       cp_async_wait(0);

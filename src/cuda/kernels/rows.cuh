@@ -38,6 +38,21 @@ static __device__ __forceinline__ row_place place_of_row(const decode_args *a, c
   return p;
 }
 
+/* A row of q: its latent part, and its RoPE part, which begins behind it where q is not split. */
+typedef struct q_row {
+  const uint16_t *nope, *rope;
+} q_row;
+
+static __device__ __forceinline__ q_row find_q_row(const decode_args *a, row_place p) {
+  q_row row;
+  row.nope = (const uint16_t *)a->q + p.batch * a->q_stride_batch + p.token * a->q_stride_token +
+             p.head * a->q_stride_head;
+  row.rope = a->q_rope ? (const uint16_t *)a->q_rope + p.batch * a->q_rope_stride_batch +
+                             p.token * a->q_rope_stride_token + p.head * a->q_rope_stride_head
+                       : row.nope;
+  return row;
+}
+
 /* The piece's rows of q to shared memory, eight threads a row; zeros for rows up to max_rows. */
 static __device__ __forceinline__ void load_q_rows(const decode_args *a, const piece *part, const piece_rows *rows,
                                                    int max_rows, uint32_t to, int pitch, int thread, int num_threads) {
@@ -45,14 +60,9 @@ static __device__ __forceinline__ void load_q_rows(const decode_args *a, const p
   const int chunks = a->head_dim_k / 8;
   for (int r = thread / 8; r < max_rows; r += num_threads / 8) {
     const bool valid = r < rows->count;
-    const row_place p = place_of_row(a, part, rows, valid ? r : 0);
-    const uint16_t *nope = (const uint16_t *)a->q + p.batch * a->q_stride_batch + p.token * a->q_stride_token +
-                           p.head * a->q_stride_head;
-    const uint16_t *rope = a->q_rope ? (const uint16_t *)a->q_rope + p.batch * a->q_rope_stride_batch +
-                                           p.token * a->q_rope_stride_token + p.head * a->q_rope_stride_head
-                                     : nope;
+    const q_row row = find_q_row(a, place_of_row(a, part, rows, valid ? r : 0));
     for (int c = thread % 8; c < chunks; c += 8)
-      cp_async_16(to + (uint32_t)(r * pitch + c * 8) * 2, c < nope_chunks ? nope + c * 8 : rope + (c - nope_chunks) * 8,
+      cp_async_16(to + (uint32_t)(r * pitch + c * 8) * 2, c < nope_chunks ? row.nope + c * 8 : row.rope + (c - nope_chunks) * 8,
                   valid ? 16 : 0);
   }
 }
