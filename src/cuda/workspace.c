@@ -15,7 +15,8 @@ typedef struct counts {
 } counts;
 
 /*
- * Normal mode: a CTA begins one split tile at most, and goes on with one (kernels/schedule.cuh).
+ * Normal mode: of the line a CTA begins one split tile at most, and goes on with one; of items it has one
+ * (kernels/schedule.cuh).
  * Batch-invariant: by the plan's formula. There total_q bounds each sequence but not their sum: wrong
  * cu_seqlens_q may add up to more.
  */
