@@ -83,4 +83,18 @@ static inline void tile_multiply_add(int tile, int a, int b) {
 }
 
 #endif
+
+/* A tile's sums go to memory and others come, or zeros. Before a tile's first product this costs nothing; all
+   at once, at the end of the sums, the stores wait for the last products and the next ones for them. */
+#define tile_exchange(tile, to, from)                                                                          \
+  do {                                                                                                         \
+    tile_store(tile, to, TILE_ROW_BYTES);                                                                      \
+    tile_load(tile, from, TILE_ROW_BYTES);                                                                     \
+  } while (0)
+#define tile_store_and_zero(tile, to)                                                                          \
+  do {                                                                                                         \
+    tile_store(tile, to, TILE_ROW_BYTES);                                                                      \
+    tile_zero(tile);                                                                                           \
+  } while (0)
+
 #endif

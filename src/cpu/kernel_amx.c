@@ -26,10 +26,18 @@ enum { STRIPE_VALUES = 2 * LANES, DIM_STEP = 32 };
 /* The two lane blocks whose scores are made together. */
 enum { UNIT_BLOCKS = 2, UNIT_FLOATS = UNIT_BLOCKS * GROUP_KEYS * LANES };
 
+/* A lane block's softmax takes so many steps of the next unit's scores. */
+enum { JOB_STEPS = 8, JOB_KEYS = GROUP_KEYS / JOB_STEPS };
+
+/* With so many units a group and more, the first ones' steps fetch a line of some keys each, and nothing else
+   fetches: no state, so no stores among the tile loads. */
+enum { LINE_UNITS = 4, LINE_KEYS = GROUP_KEYS / LINE_UNITS, LINES_AHEAD = 64 };
+
 typedef struct unit {
   float *scores; /* [UNIT_BLOCKS][GROUP_KEYS][LANES] */
   const fmlai_key_block *group;
   int32_t lane_block, count, group_index;
+  bool all_visible; /* to every row */
 } unit;
 
 /* An item at work, and what vectors have to do beside the tiles, in small portions. */
@@ -43,10 +51,11 @@ typedef struct item_work {
 
   int32_t block_groups, num_groups; /* of a block; those whose probabilities are there or begun */
   fmlai_key_block groups[MAX_BLOCK_GROUPS];
-  unit last;     /* whose scores are there */
-  score_job job; /* of the last unit's next lane block */
-  int32_t jobs_done;
-  int32_t softmax_keys, fetch_rate; /* for each step of the tiles */
+  unit last;                /* whose softmax comes next */
+  bool undone[UNIT_BLOCKS]; /* its lane blocks that are not probabilities yet */
+  bool by_lines;            /* how keys are fetched: LINE_UNITS, or else `fetch` */
+  fmlai_key_block ahead;    /* by lines: the group that is fetched */
+  int32_t fetch_rate;       /* of `fetch`, for each step of the tiles */
   fetcher fetch;
 } item_work;
 
@@ -80,36 +89,80 @@ static bool ends_stripe(const item_work *s, int32_t stripe, int32_t lane_block) 
   return lane_block + UNIT_BLOCKS >= s->w.num_lane_blocks && (stripe + 1) * STRIPE_VALUES < s->w.p->head_dim_v;
 }
 
-/* o of two lane blocks and a stripe, over the first `groups` of the block. */
-static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t groups) {
-  float *top = o_tile(s, lane_block, 2 * stripe), *bottom = o_tile(s, lane_block + 1, 2 * stripe);
+/* Where the sums of two lane blocks and a stripe lie: two tiles of each. */
+typedef struct o_sums {
+  float *top, *bottom;
+} o_sums;
+
+static o_sums o_sums_of(const item_work *s, int32_t lane_block, int32_t stripe) {
+  return (o_sums){o_tile(s, lane_block, 2 * stripe), o_tile(s, lane_block + 1, 2 * stripe)};
+}
+
+static void load_o(const o_sums *o) {
+  TILE_BARRIER();
+  tile_load(0, o->top, TILE_ROW_BYTES);
+  tile_load(1, o->top + TILE_FLOATS, TILE_ROW_BYTES);
+  tile_load(2, o->bottom, TILE_ROW_BYTES);
+  tile_load(3, o->bottom + TILE_FLOATS, TILE_ROW_BYTES);
+  TILE_BARRIER();
+}
+
+static void store_o(const o_sums *o) {
+  TILE_BARRIER();
+  tile_store(0, o->top, TILE_ROW_BYTES);
+  tile_store(1, o->top + TILE_FLOATS, TILE_ROW_BYTES);
+  tile_store(2, o->bottom, TILE_ROW_BYTES);
+  tile_store(3, o->bottom + TILE_FLOATS, TILE_ROW_BYTES);
+  TILE_BARRIER();
+}
+
+/* A group's part. A unit's first step (`from` not NULL) changes the sums, one before each product. */
+INLINE void add_step(const char *p0, const char *p1, const char *values, const o_sums *to, const o_sums *from) {
+  tile_load_once(4, p0, TILE_ROW_BYTES);
+  tile_load(6, values, TILE_ROW_BYTES);
+  if (from != NULL)
+    tile_exchange(0, to->top, from->top);
+  tile_multiply_add(0, 4, 6);
+  tile_load(7, values + TILE_BYTES, TILE_ROW_BYTES);
+  if (from != NULL)
+    tile_exchange(1, to->top + TILE_FLOATS, from->top + TILE_FLOATS);
+  tile_multiply_add(1, 4, 7);
+  tile_load_once(5, p1, TILE_ROW_BYTES);
+  if (from != NULL)
+    tile_exchange(2, to->bottom, from->bottom);
+  tile_multiply_add(2, 5, 6);
+  if (from != NULL)
+    tile_exchange(3, to->bottom + TILE_FLOATS, from->bottom + TILE_FLOATS);
+  tile_multiply_add(3, 5, 7);
+}
+
+/* What vectors do beside it. */
+INLINE void beside_add(item_work *s, int32_t stripe, int32_t group, bool ends) {
+  if (ends) {
+    TILE_BARRIER(); /* the tiles have read what this replaces */
+    weave_stripe(s, stripe + 1, group);
+  }
+  if (!s->by_lines)
+    fetch(&s->fetch, s->fetch_rate);
+}
+
+/* o of two lane blocks and a stripe, over the first `groups` of the block. The tiles hold `before`'s sums, and
+   then these. */
+static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t groups, o_sums *before) {
+  const o_sums o = o_sums_of(s, lane_block, stripe);
   const char *p0 = probability_tile(s, lane_block, 0), *p1 = probability_tile(s, lane_block + 1, 0);
   const char *values = value_tiles(s, 0);
   const bool ends = ends_stripe(s, stripe, lane_block);
   TILE_BARRIER();
-  tile_load(0, top, TILE_ROW_BYTES);
-  tile_load(1, top + TILE_FLOATS, TILE_ROW_BYTES);
-  tile_load(2, bottom, TILE_ROW_BYTES);
-  tile_load(3, bottom + TILE_FLOATS, TILE_ROW_BYTES);
-  for (int32_t g = 0; g < groups; g++, values += 2 * TILE_BYTES) {
+  add_step(p0, p1, values, before, &o);
+  beside_add(s, stripe, 0, ends);
+  for (int32_t g = 1; g < groups; g++) {
     const size_t at = (size_t)g * TILE_BYTES;
-    tile_load_once(4, p0 + at, TILE_ROW_BYTES);
-    tile_load(6, values, TILE_ROW_BYTES);
-    tile_multiply_add(0, 4, 6);
-    tile_load(7, values + TILE_BYTES, TILE_ROW_BYTES);
-    tile_multiply_add(1, 4, 7);
-    tile_load_once(5, p1 + at, TILE_ROW_BYTES);
-    tile_multiply_add(2, 5, 6);
-    tile_multiply_add(3, 5, 7);
-    if (ends)
-      weave_stripe(s, stripe + 1, g);
-    fetch(&s->fetch, s->fetch_rate);
+    add_step(p0 + at, p1 + at, values + 2 * at, NULL, NULL);
+    beside_add(s, stripe, g, ends);
   }
-  tile_store(0, top, TILE_ROW_BYTES);
-  tile_store(1, top + TILE_FLOATS, TILE_ROW_BYTES);
-  tile_store(2, bottom, TILE_ROW_BYTES);
-  tile_store(3, bottom + TILE_FLOATS, TILE_ROW_BYTES);
   TILE_BARRIER();
+  *before = o;
 }
 
 /* o of one lane block and a stripe. */
@@ -125,9 +178,7 @@ static void add_1x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t gr
     tile_multiply_add(0, 4, 6);
     tile_load(7, values + TILE_BYTES, TILE_ROW_BYTES);
     tile_multiply_add(1, 4, 7);
-    if (ends)
-      weave_stripe(s, stripe + 1, g);
-    fetch(&s->fetch, s->fetch_rate);
+    beside_add(s, stripe, g, ends);
   }
   tile_store(0, o, TILE_ROW_BYTES);
   tile_store(1, o + TILE_FLOATS, TILE_ROW_BYTES);
@@ -141,13 +192,24 @@ static void weave_whole_stripe(const item_work *s, int32_t stripe, int32_t group
 
 static void add_values(item_work *s) {
   const int32_t stripes = s->w.p->head_dim_v / STRIPE_VALUES, blocks = s->w.num_lane_blocks;
+  const int32_t paired = blocks - blocks % UNIT_BLOCKS;
+  o_sums o = o_sums_of(s, 0, 0);
   weave_whole_stripe(s, 0, s->num_groups);
+  if (paired > 0)
+    load_o(&o);
   for (int32_t i = 0; i < stripes; i++) {
-    for (int32_t b = 0; b + 1 < blocks; b += 2)
-      add_2x2(s, b, i, s->num_groups);
-    if (blocks % 2 != 0)
-      add_1x2(s, blocks - 1, i, s->num_groups, ends_stripe(s, i, blocks - 1));
+    for (int32_t b = 0; b < paired; b += UNIT_BLOCKS)
+      add_2x2(s, b, i, s->num_groups, &o);
+    if (paired == blocks)
+      continue;
+    if (paired > 0)
+      store_o(&o);
+    add_1x2(s, paired, i, s->num_groups, ends_stripe(s, i, paired));
+    if (paired > 0)
+      load_o(&o);
   }
+  if (paired > 0)
+    store_o(&o);
   s->num_groups = 0;
 }
 
@@ -181,65 +243,76 @@ static float *unit_scores(const unit *u, int32_t i) {
   return u->scores + (size_t)i * GROUP_KEYS * LANES;
 }
 
-static void begin_job(item_work *s) {
-  const work *w = &s->w;
-  const int32_t lane_block = s->last.lane_block + s->jobs_done, row = lane_block * LANES;
-  keep_references(&s->job, unit_scores(&s->last, s->jobs_done),
-                  (float *)(void *)probability_tile(s, lane_block, s->last.group_index), GROUP_KEYS,
-                  w->p->softmax_scale * LOG2E, w->reference + row, w->row_sum + row, w->weight + row);
-}
-
-/* The probabilities were made with the references as they are; whether a score was too large for that. */
-static bool must_move(const item_work *s) {
-  const vec none = vec_set(-INFINITY);
-  const vec reference = vec_load(s->w.reference + (s->last.lane_block + s->jobs_done) * LANES);
-  return vec_any_greater(s->job.largest, vec_where_greater(reference, none, vec_set(SLACK), none));
-}
-
-static void end_job(item_work *s) {
-  end_scores(&s->job);
-  /* From [16 key pairs][LANES], a right operand, to [LANES][16 key pairs], a left one. */
-  vec_transpose(s->job.probabilities, s->job.probabilities, LANES);
-  s->jobs_done++;
-  if (s->jobs_done < s->last.count)
-    begin_job(s);
-}
-
-/* Beside the tiles, whose registers are taken: references that must move wait until they are free. */
-INLINE void soften(item_work *s) {
-  if (s->jobs_done == s->last.count)
-    return;
-  if (s->job.at < GROUP_KEYS)
-    take_scores(&s->job, s->softmax_keys);
-  if (s->job.at == GROUP_KEYS && !must_move(s))
-    end_job(s);
-}
-
-static void begin_softmax(item_work *s, const unit *u) {
-  s->last = *u;
-  s->jobs_done = 0;
-  for (int32_t i = 0; i < u->count; i++)
-    mask_lane_block(&s->w, u->group, u->lane_block + i, unit_scores(u, i));
-  begin_job(s);
-}
-
-/* What is left of it, with the tiles free. */
-static void end_softmax(item_work *s) {
-  while (s->jobs_done < s->last.count) {
-    take_scores(&s->job, GROUP_KEYS - s->job.at);
-    if (must_move(s)) {
-      move_lane_block(s, s->last.lane_block + s->jobs_done, s->job.scores);
-      begin_job(s);
-      take_scores(&s->job, GROUP_KEYS);
-    }
-    end_job(s);
+static void begin_softmax(item_work *s) {
+  const unit *u = &s->last;
+  for (int32_t i = 0; i < u->count; i++) {
+    if (!u->all_visible)
+      mask_lane_block(&s->w, u->group, u->lane_block + i, unit_scores(u, i));
+    s->undone[i] = true;
   }
 }
 
-/* A portion of everything that is done beside the tiles. */
-INLINE void work_aside(item_work *s) {
-  soften(s);
-  fetch(&s->fetch, s->fetch_rate);
+INLINE score_job begin_job(const item_work *s, int32_t i) {
+  const work *w = &s->w;
+  const int32_t lane_block = s->last.lane_block + i, row = lane_block * LANES;
+  score_job job;
+  keep_references(&job, unit_scores(&s->last, i),
+                  (float *)(void *)probability_tile(s, lane_block, s->last.group_index), GROUP_KEYS,
+                  w->p->softmax_scale * LOG2E, w->reference + row, w->row_sum + row, w->weight + row);
+  return job;
+}
+
+/* Whether a score was too large for the references as they are, with which the probabilities were made. */
+INLINE bool must_move(const item_work *s, int32_t i, const score_job *job) {
+  const vec none = vec_set(-INFINITY);
+  const vec reference = vec_load(s->w.reference + (s->last.lane_block + i) * LANES);
+  return vec_any_greater(job->largest, vec_where_greater(reference, none, vec_set(SLACK), none));
+}
+
+INLINE void end_job(item_work *s, int32_t i, const score_job *job) {
+  end_scores(job);
+  /* From [16 key pairs][LANES], a right operand, to [LANES][16 key pairs], a left one. */
+  vec_transpose(job->probabilities, job->probabilities, LANES);
+  s->undone[i] = false;
+}
+
+static void load_scores(const float *from) {
+  TILE_BARRIER();
+  tile_load(0, from, TILE_ROW_BYTES);
+  tile_load(1, from + TILE_FLOATS, TILE_ROW_BYTES);
+  tile_load(2, from + 2 * TILE_FLOATS, TILE_ROW_BYTES);
+  tile_load(3, from + 3 * TILE_FLOATS, TILE_ROW_BYTES);
+  TILE_BARRIER();
+}
+
+static void store_scores(float *to) {
+  TILE_BARRIER();
+  tile_store(0, to, TILE_ROW_BYTES);
+  tile_store(1, to + TILE_FLOATS, TILE_ROW_BYTES);
+  tile_store(2, to + 2 * TILE_FLOATS, TILE_ROW_BYTES);
+  tile_store(3, to + 3 * TILE_FLOATS, TILE_ROW_BYTES);
+  TILE_BARRIER();
+}
+
+/* What is left of it. If references have to move, the scores that the tiles hold wait at `held`; NULL if they
+   hold none. */
+static void end_softmax(item_work *s, float *held) {
+  for (int32_t i = 0; i < s->last.count; i++) {
+    if (!s->undone[i])
+      continue;
+    score_job job = begin_job(s, i);
+    take_scores(&job, GROUP_KEYS);
+    if (must_move(s, i, &job)) {
+      if (held != NULL)
+        store_scores(held);
+      move_lane_block(s, s->last.lane_block + i, job.scores);
+      if (held != NULL)
+        load_scores(held);
+      job = begin_job(s, i);
+      take_scores(&job, GROUP_KEYS);
+    }
+    end_job(s, i, &job);
+  }
 }
 
 /* ---- Scores ----------------------------------------------------------------------------------------- */
@@ -264,61 +337,87 @@ static key_tile find_key_tile(const void *const *keys, int32_t dim, char *stagin
   return (key_tile){.at = staging, .stride = (int64_t)bytes};
 }
 
-static void score_2x2(item_work *s, const key_tile keys[2], const unit *u) {
-  const size_t q_bytes = (size_t)s->w.words * LANES * sizeof(float);
-  const char *q0 = (const char *)s->w.q + (size_t)u->lane_block * q_bytes, *q1 = q0 + q_bytes;
-  float *left = unit_scores(u, 0), *right = unit_scores(u, 1);
-  TILE_BARRIER();
-  tile_zero(0);
-  tile_zero(1);
-  tile_zero(2);
-  tile_zero(3);
-  for (int32_t j = 0; j < s->w.words; j += TILE_DIM, q0 += TILE_BYTES, q1 += TILE_BYTES) {
-    const size_t at = (size_t)j * sizeof(float);
-    tile_load_once(6, q0, TILE_ROW_BYTES);
-    tile_load(4, keys[0].at + at, keys[0].stride);
-    tile_multiply_add(0, 4, 6);
-    tile_load(5, keys[1].at + at, keys[1].stride);
-    tile_multiply_add(1, 5, 6);
-    tile_load_once(7, q1, TILE_ROW_BYTES);
+/* 32 values' part of the scores of one or two lane blocks. A unit's first step (`before` not NULL) puts the
+   sums before away, one before each product. */
+INLINE void score_step(const key_tile keys[2], const char *q, size_t q_bytes, size_t at, bool two,
+                       float *before) {
+  q += at * TILE_DIM;
+  tile_load_once(6, q, TILE_ROW_BYTES);
+  tile_load(4, keys[0].at + at, keys[0].stride);
+  if (before != NULL)
+    tile_store_and_zero(0, before);
+  tile_multiply_add(0, 4, 6);
+  tile_load(5, keys[1].at + at, keys[1].stride);
+  if (before != NULL)
+    tile_store_and_zero(1, before + TILE_FLOATS);
+  tile_multiply_add(1, 5, 6);
+  if (two)
+    tile_load_once(7, q + q_bytes, TILE_ROW_BYTES);
+  if (before != NULL)
+    tile_store_and_zero(2, before + 2 * TILE_FLOATS);
+  if (two)
     tile_multiply_add(2, 4, 7);
+  if (before != NULL)
+    tile_store_and_zero(3, before + 3 * TILE_FLOATS);
+  if (two)
     tile_multiply_add(3, 5, 7);
-    work_aside(s);
+}
+
+/* Fetches a line of every LINE_UNITS-th key of the group ahead, or what `fetch` has for a step. */
+INLINE void beside_score(item_work *s, const void *const *ahead, size_t at) {
+  if (ahead == NULL)
+    fetch(&s->fetch, s->fetch_rate);
+  else
+    UNROLL for (int i = 0; i < LINE_KEYS; i++)
+        __builtin_prefetch((const char *)ahead[i * LINE_UNITS] + at, 0, 2);
+}
+
+/* The scores of one or two lane blocks, left in the tiles, and beside them the softmax of the unit before. */
+INLINE void score_unit(item_work *s, const key_tile keys[2], int32_t lane_block, bool two, bool by_lines) {
+  const size_t q_bytes = (size_t)s->w.words * LANES * sizeof(float), end = (size_t)s->w.words * sizeof(float);
+  const char *q = (const char *)s->w.q + (size_t)lane_block * q_bytes;
+  const void *const *ahead = by_lines ? s->ahead.keys + lane_block / UNIT_BLOCKS % LINE_UNITS : NULL;
+  size_t at = TILE_ROW_BYTES;
+  TILE_BARRIER();
+  score_step(keys, q, q_bytes, 0, two, s->last.scores);
+  TILE_BARRIER();
+  beside_score(s, ahead, 0);
+  begin_softmax(s);
+  for (int32_t i = 0; i < s->last.count && at + JOB_STEPS * TILE_ROW_BYTES <= end; i++) {
+    score_job job = begin_job(s, i);
+    for (int32_t j = 0; j < JOB_STEPS; j++, at += TILE_ROW_BYTES) {
+      score_step(keys, q, q_bytes, at, two, NULL);
+      take_scores(&job, JOB_KEYS);
+      beside_score(s, ahead, at);
+    }
+    if (!must_move(s, i, &job))
+      end_job(s, i, &job);
   }
-  tile_store(0, left, TILE_ROW_BYTES);
-  tile_store(1, left + TILE_FLOATS, TILE_ROW_BYTES);
-  tile_store(2, right, TILE_ROW_BYTES);
-  tile_store(3, right + TILE_FLOATS, TILE_ROW_BYTES);
+  for (; at < end; at += TILE_ROW_BYTES) {
+    score_step(keys, q, q_bytes, at, two, NULL);
+    beside_score(s, ahead, at);
+  }
   TILE_BARRIER();
 }
 
-static void score_2x1(item_work *s, const key_tile keys[2], const unit *u) {
-  const char *q = (const char *)(s->w.q + (size_t)u->lane_block * (size_t)s->w.words * LANES);
-  float *to = unit_scores(u, 0);
-  TILE_BARRIER();
-  tile_zero(0);
-  tile_zero(1);
-  for (int32_t j = 0; j < s->w.words; j += TILE_DIM, q += TILE_BYTES) {
-    const size_t at = (size_t)j * sizeof(float);
-    tile_load_once(6, q, TILE_ROW_BYTES);
-    tile_load(4, keys[0].at + at, keys[0].stride);
-    tile_multiply_add(0, 4, 6);
-    tile_load(5, keys[1].at + at, keys[1].stride);
-    tile_multiply_add(1, 5, 6);
-    work_aside(s);
-  }
-  tile_store(0, to, TILE_ROW_BYTES);
-  tile_store(1, to + TILE_FLOATS, TILE_ROW_BYTES);
-  TILE_BARRIER();
+static void score_1(item_work *s, const key_tile keys[2], int32_t lane_block) {
+  score_unit(s, keys, lane_block, false, s->by_lines);
+}
+static void score_2(item_work *s, const key_tile keys[2], int32_t lane_block) {
+  score_unit(s, keys, lane_block, true, false);
+}
+static void score_2_by_lines(item_work *s, const key_tile keys[2], int32_t lane_block) {
+  score_unit(s, keys, lane_block, true, true);
 }
 
-/* The scores of a group, of which the last unit's are left to become probabilities beside what comes next. */
+/* The scores of a group. The last unit's are left in the tiles. */
 static void take_group(item_work *s, const fmlai_key_block *group) {
   const size_t tile_bytes = (size_t)TILE_DIM * (size_t)s->w.p->head_dim_k * sizeof(uint16_t);
   key_tile keys[2];
   for (int32_t i = 0; i < 2; i++)
     keys[i] =
         find_key_tile(group->keys + i * TILE_DIM, s->w.p->head_dim_k, s->staging + (size_t)i * tile_bytes);
+  const bool all_visible = sees_all(&s->w, group);
   s->num_groups++;
   for (int32_t b = 0; b < s->w.num_lane_blocks; b += UNIT_BLOCKS) {
     const int32_t left = s->w.num_lane_blocks - b;
@@ -326,14 +425,25 @@ static void take_group(item_work *s, const fmlai_key_block *group) {
                     .group = group,
                     .lane_block = b,
                     .count = left < UNIT_BLOCKS ? left : UNIT_BLOCKS,
-                    .group_index = s->num_groups - 1};
-    if (u.count == UNIT_BLOCKS)
-      score_2x2(s, keys, &u);
+                    .group_index = s->num_groups - 1,
+                    .all_visible = all_visible};
+    if (u.count < UNIT_BLOCKS)
+      score_1(s, keys, b);
+    else if (s->by_lines)
+      score_2_by_lines(s, keys, b);
     else
-      score_2x1(s, keys, &u);
-    end_softmax(s);
-    begin_softmax(s, &u);
+      score_2(s, keys, b);
+    end_softmax(s, u.scores);
+    s->last = u;
   }
+}
+
+/* The softmax of the last unit of a block. */
+static void end_scores_of_block(item_work *s) {
+  store_scores(s->last.scores);
+  begin_softmax(s);
+  end_softmax(s, NULL);
+  s->last.count = 0;
 }
 
 /* ---- The kernel ------------------------------------------------------------------------------------- */
@@ -355,7 +465,7 @@ static void set_portions(item_work *s) {
   const fmla_decode_params *p = s->w.p;
   const int32_t units = ceil_div(s->w.num_lane_blocks, UNIT_BLOCKS), steps = s->w.words / TILE_DIM;
   s->block_groups = clamp(s->w.num_lane_blocks, 2, MAX_BLOCK_GROUPS);
-  s->softmax_keys = steps >= TILE_DIM ? 4 : GROUP_KEYS;
+  s->by_lines = s->w.num_lane_blocks >= LINE_UNITS * UNIT_BLOCKS;
   s->fetch_rate = ceil_div(256 * GROUP_KEYS / FETCH_STREAMS * s->fetch.lines,
                            units * (steps + p->head_dim_v / STRIPE_VALUES));
 }
@@ -412,6 +522,7 @@ static void decode_item(const fmla_decode_params *p, const fmlai_plan_item *item
   s.scores = s.o + o_floats(p, rows);
   s.probabilities = (char *)(s.scores + 2 * UNIT_FLOATS);
   s.values = s.probabilities + probability_bytes(rows);
+  s.last.scores = s.scores;
   s.staging = s.values + VALUE_BYTES;
   pack_q(&s.w, (float *)(void *)s.staging);
   memset(s.o, 0, o_floats(p, rows) * sizeof *s.o);
@@ -429,10 +540,13 @@ static void decode_item(const fmla_decode_params *p, const fmlai_plan_item *item
   for (int64_t block = item->kv_begin; block < end; block += block_keys) {
     s.fetch.limit = block + block_keys + ahead;
     for (int32_t g = 0; g < s.block_groups && block + g * GROUP_KEYS < end; g++) {
-      fmlai_find_keys(&s.groups[g], p, &item->tile, block + g * GROUP_KEYS, end, GROUP_KEYS, GROUP_KEYS);
+      const int64_t begin = block + g * GROUP_KEYS, next = begin + LINES_AHEAD;
+      fmlai_find_keys(&s.groups[g], p, &item->tile, begin, end, GROUP_KEYS, GROUP_KEYS);
+      if (s.by_lines)
+        fmlai_find_keys(&s.ahead, p, &item->tile, next < end ? next : end - 1, end, GROUP_KEYS, GROUP_KEYS);
       take_group(&s, &s.groups[g]);
     }
-    end_softmax(&s);
+    end_scores_of_block(&s);
     add_values(&s);
   }
   tiles_end();

@@ -77,11 +77,13 @@ static void rescale_rows(const work *w, int32_t lane_block, const float *factor)
 /* Turns the scores of a block of keys into probabilities, o rescaled for them. */
 static void take_block(const work *w, const fmlai_key_block *block) {
   const float scale = w->p->softmax_scale * LOG2E;
+  const bool all_visible = sees_all(w, block);
   for (int32_t b = 0; b < w->num_lane_blocks; b++) {
     const int32_t row = b * LANES;
     float *scores = block_scores(w, b), factor[LANES];
     float *reference = w->reference + row, *sum = w->row_sum + row, *weight = w->weight + row;
-    mask_lane_block(w, block, b, scores);
+    if (!all_visible)
+      mask_lane_block(w, block, b, scores);
     if (move_references(scores, block->padded, scale, reference, sum, weight, factor))
       rescale_rows(w, b, factor);
     score_job job;

@@ -66,11 +66,14 @@ static void pack_q(const work *w, float *staging) {
   }
 }
 
+/* Whether each row sees all of the block, and nothing is to be masked. */
+static bool sees_all(const work *w, const fmlai_key_block *block) {
+  return block->padded == block->count &&
+         fmlai_visible_keys(w->p, &w->item->tile, 0) >= block->begin + block->count;
+}
+
 /* Scores of a lane block that its rows do not see become -inf. */
 INLINE void mask_lane_block(const work *w, const fmlai_key_block *block, int32_t lane_block, float *scores) {
-  if (block->padded == block->count &&
-      fmlai_visible_keys(w->p, &w->item->tile, 0) >= block->begin + block->count)
-    return;
   float limits[LANES];
   const int32_t smallest = fmlai_key_limits(limits, w->p, &w->item->tile, block, lane_block * LANES, LANES);
   mask_scores(scores, limits, smallest, block->padded);
