@@ -3,25 +3,21 @@
 
 enum { HALF_BYTES = 4 * BOX_BYTES };
 
-typedef struct hopper_sums {
-  float sum[2][HOPPER_ROWS];
-  float reference[2][HOPPER_ROWS];
-} hopper_sums;
-
 typedef struct hopper_control {
-  uint64_t full[2][3];  /* of a stage: the owner's half of the columns; half of the other half; the rest */
-  uint64_t empty[2][2]; /* the owner's half; the rest */
+  uint64_t full[2][9];  /* of a stage's boxes */
+  uint64_t empty[2][2]; /* of a stage: the owner's half of the columns; the rest */
   uint64_t ready[2];    /* probabilities and reference of the stage's tile */
   hopper_feed feed;
+  float moved[2];                  /* by owner: not 0 if a row's reference is not that of the tile before */
   float reference[2][HOPPER_ROWS]; /* by owner */
-  hopper_sums sums[2];
+  float sums[2][2][HOPPER_ROWS];   /* of pieces by turns: one may be read still when the other is written */
 } hopper_control;
 
 static_assert(sizeof(hopper_control) <= HOPPER_CONTROL_BYTES, "shared memory");
 
 static __device__ __forceinline__ void init_barriers(hopper_control *c) {
   for (int stage = 0; stage < 2; stage++) {
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 9; i++)
       barrier_init(shared_address(&c->full[stage][i]), 1);
     for (int i = 0; i < 2; i++)
       barrier_init(shared_address(&c->empty[stage][i]), MATH_WARPS / 2);
@@ -32,6 +28,14 @@ static __device__ __forceinline__ void init_barriers(hopper_control *c) {
 }
 
 /* ---- Feeding: warpgroup 2 ---------------------------------------------------------------------------- */
+
+static __device__ __forceinline__ void bring_box(const decode_args *a, const fmlai_cuda_tensor_map *map,
+                                                 hopper_control *control, uint32_t stage, int owner, int box,
+                                                 const int32_t pages[4], int32_t slot, int32_t kv_head) {
+  const uint32_t full = shared_address(&control->full[owner][box]);
+  barrier_arrive_expecting(full, BOX_BYTES);
+  copy_columns(a, map, stage, full, box, 1, pages, slot, kv_head);
+}
 
 /* Walks the schedule, tells the others of each piece, and brings its keys. By one warp. */
 static __device__ __forceinline__ void feed_keys(const decode_args *a, const fmlai_cuda_tensor_map *map,
@@ -62,26 +66,16 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
         tile_pages[i] = __shfl_sync(0xffffffffu, pages, at + i);
       at = (at + boxes) % 32;
       const uint32_t stage = base + HOPPER_STAGE_OFFSET(owner), parity = parities >> owner & 1;
-      parities ^= 1u << owner;
       const int32_t slot = key % a->page_size;
+      parities ^= 1u << owner;
+      /* A lane starts a box: a loop over boxes in one lane takes more than twice as long. */
       barrier_wait(shared_address(&control->empty[owner][0]), parity);
-      if (lane == 0) {
-        const uint32_t full = shared_address(&control->full[owner][0]);
-        barrier_arrive_expecting(full, 4 * BOX_BYTES);
-        copy_columns(a, map, stage, full, owner * 4, 4, tile_pages, slot, part.kv_head);
-      }
+      if (lane < 4)
+        bring_box(a, map, control, stage, owner, owner * 4 + lane, tile_pages, slot, part.kv_head);
       __syncwarp();
       barrier_wait(shared_address(&control->empty[owner][1]), parity);
-      if (lane == 0) {
-        const int rest = (1 - owner) * 4;
-        const uint32_t second = shared_address(&control->full[owner][1]);
-        const uint32_t third = shared_address(&control->full[owner][2]);
-        barrier_arrive_expecting(second, 2 * BOX_BYTES);
-        copy_columns(a, map, stage, second, rest, 2, tile_pages, slot, part.kv_head);
-        barrier_arrive_expecting(third, 3 * BOX_BYTES);
-        copy_columns(a, map, stage, third, rest + 2, 2, tile_pages, slot, part.kv_head);
-        copy_columns(a, map, stage, third, 8, 1, tile_pages, slot, part.kv_head);
-      }
+      if (lane < 5)
+        bring_box(a, map, control, stage, owner, lane == 4 ? 8 : (1 - owner) * 4 + lane, tile_pages, slot, part.kv_head);
       __syncwarp();
     }
   }
@@ -89,18 +83,18 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
 
 /* ---- Computing: warpgroups 0 and 1 ------------------------------------------------------------------- */
 
-/* Brings o to the rows' new references; most tiles have the old ones. The four warps branch together: the compiler may
-   put a product behind each way, and all of a warpgroup must execute the same one. */
-static __device__ __forceinline__ void follow_reference(float o[128], float reference[2], float next0, float next1,
-                                                        int group) {
-  if (any_of_warpgroup(1 + group, next0 != reference[0] || next1 != reference[1])) {
-    const float f[2] = {growth(reference[0], next0), growth(reference[1], next1)};
+/* Brings o and the sums to the rows' new references; most tiles have the old ones. */
+static __device__ __forceinline__ void follow_reference(float o[128], float sum[2], float reference[2], float next0,
+                                                        float next1) {
+  const float f[2] = {growth(reference[0], next0), growth(reference[1], next1)};
 #pragma unroll
-    for (int i = 0; i < 128; i++)
-      o[i] *= f[i / 2 % 2];
-    reference[0] = next0;
-    reference[1] = next1;
-  }
+  for (int i = 0; i < 128; i++)
+    o[i] *= f[i / 2 % 2];
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+    sum[i] *= f[i];
+  reference[0] = next0;
+  reference[1] = next1;
 }
 
 /* A row's 256 columns, of which this thread has two in eight. One loop for each type: this code runs cold, and its length

@@ -73,95 +73,108 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
                                             (rows.first + row[i]) / a->group_heads + 1);
 
       float reference[2] = {-INFINITY, -INFINITY}; /* of o, in base 2 */
-      float sum[2] = {0, 0}, sum_reference[2] = {-INFINITY, -INFINITY};
+      float sum[2] = {0, 0};
 #pragma unroll
       for (int i = 0; i < 128; i++)
         o[i] = 0;
 
-      /* The other warpgroup's tile `tile`, once its probabilities are there: to the same reference, then o += P V. */
-#define AWAIT_OTHER(tile)                                                                                        \
-      barrier_wait(shared_address(&control->ready[1 - group]), (other_uses + (tile) / 2) % 2);                       \
-      follow_reference(o, reference, control->reference[1 - group][row[0]], control->reference[1 - group][row[1]], \
-                   group)
-#define ADD_OTHER()                                                                                              \
-      do {                                                                                                           \
-    products_fence();                                                                                            \
-    _Pragma("unroll") for (int k = 0; k < 4; k++)                                                                \
-        JOIN(product_64x256_, TYPE)(o, bytes_on(p_other, k * 32), bytes_on(v_other, k * 2048));                  \
-    products_commit();                                                                                           \
-      } while (0)
+      /* The other warpgroup's tile `tile`, once its probabilities are there: to the same reference, then o += P V. The
+         four warps branch together: the compiler may put a product behind each way, and all of a warpgroup must execute
+         the same one. */
+#define AWAIT_OTHER(tile)                                                                                     \
+  barrier_wait(shared_address(&control->ready[1 - group]), (other_uses + (tile) / 2) % 2);                    \
+  if (control->moved[1 - group] != 0)                                                                         \
+    follow_reference(o, sum, reference, control->reference[1 - group][row[0]],                                \
+                     control->reference[1 - group][row[1]])
+#define ADD_OTHER()                                                                                           \
+  do {                                                                                                        \
+    products_fence();                                                                                         \
+    _Pragma("unroll") for (int k = 0; k < 4; k++)                                                             \
+        JOIN(product_64x256_, TYPE)(o, bytes_on(p_other, k * 32), bytes_on(v_other, k * 2048));               \
+    products_commit();                                                                                        \
+  } while (0)
+
+      /* Of an own tile's scores what boxes of the half that is not the own add; box 4 is the RoPE columns. */
+#define SCORE_OTHER_BOXES(first, end)                                                                         \
+  _Pragma("unroll") for (int box = first; box < end; box++) {                                                 \
+    barrier_wait(shared_address(&control->full[group][box == 4 ? 8 : (1 - group) * 4 + box]), parity);        \
+    products_fence();                                                                                         \
+    _Pragma("unroll") for (int k = 0; k < 4; k++)                                                             \
+        JOIN(product_64x64_, TYPE)(s, bytes_on(box == 4 ? q_rope : q_other, box % 4 * BOX_BYTES + k * 32),    \
+                                   bytes_on(box == 4 ? k_rope : k_other, box % 4 * BOX_BYTES + k * 32), 1);   \
+    products_commit();                                                                                        \
+  }
 
       if (num_tiles > 0)
         barrier_wait(shared_address(&control->feed.q_full), q_number % 2);
       for (int32_t tile = group; tile < num_tiles; tile += 2) {
         const uint32_t parity = (own_uses + tile / 2) % 2;
-        barrier_wait(shared_address(&control->full[group][0]), parity);
-        products_fence();
 #pragma unroll
-        for (int k = 0; k < 16; k++)
-          JOIN(product_64x64_, TYPE)(s, bytes_on(q_own, k / 4 * BOX_BYTES + k % 4 * 32),
-                                     bytes_on(k_own, k / 4 * BOX_BYTES + k % 4 * 32), k > 0);
-        products_commit();
+        for (int box = 0; box < 4; box++) {
+          barrier_wait(shared_address(&control->full[group][group * 4 + box]), parity);
+          products_fence();
+#pragma unroll
+          for (int k = 0; k < 4; k++)
+            JOIN(product_64x64_, TYPE)(s, bytes_on(q_own, box * BOX_BYTES + k * 32),
+                                       bytes_on(k_own, box * BOX_BYTES + k * 32), box + k > 0);
+          products_commit();
+        }
         /* What this tile still lacks can be on its way only when the memory of the one before is handed back: so that one's
            output is added in the middle of the scores. */
         PRODUCTS_WAIT(0); /* none is under way where the four warps may branch */
         settle_32(s);
+        /* Each way waits for its own products: where ways meet with products under way, CUDA 12.3 has all wait for one
+           another. */
         if (tile > 0) {
           AWAIT_OTHER(tile - 1);
           ADD_OTHER();
+          SCORE_OTHER_BOXES(0, 1)
+          PRODUCTS_WAIT(1); /* the other's tile is added */
+          barrier_arrive_if(lane == 0, shared_address(&control->empty[1 - group][1]));
+          SCORE_OTHER_BOXES(1, 5)
           PRODUCTS_WAIT(0);
+          settle_32(s);
           settle_128(o);
-          if (lane == 0)
-            barrier_arrive(shared_address(&control->empty[1 - group][1]));
+        } else {
+          SCORE_OTHER_BOXES(0, 5)
+          PRODUCTS_WAIT(0);
+          settle_32(s);
         }
-        barrier_wait(shared_address(&control->full[group][1]), parity);
-        products_fence();
-#pragma unroll
-        for (int k = 0; k < 8; k++)
-          JOIN(product_64x64_, TYPE)(s, bytes_on(q_other, k / 4 * BOX_BYTES + k % 4 * 32),
-                                     bytes_on(k_other, k / 4 * BOX_BYTES + k % 4 * 32), 1);
-        products_commit();
-        barrier_wait(shared_address(&control->full[group][2]), parity);
-        products_fence();
-#pragma unroll
-        for (int k = 8; k < 16; k++)
-          JOIN(product_64x64_, TYPE)(s, bytes_on(q_other, k / 4 * BOX_BYTES + k % 4 * 32),
-                                     bytes_on(k_other, k / 4 * BOX_BYTES + k % 4 * 32), 1);
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-          JOIN(product_64x64_, TYPE)(s, bytes_on(q_rope, k * 32), bytes_on(k_rope, k * 32), 1);
-        products_commit();
-
-        PRODUCTS_WAIT(0);
-        settle_32(s);
 
         /* Probabilities. */
         const int32_t first_key = key_begin + tile * BLOCK_KEYS;
-#pragma unroll
-        for (int i = 0; i < 32; i++)
-          s[i] *= scale_log2;
         if (first_key + BLOCK_KEYS > min(visible_end[0], visible_end[1]))
 #pragma unroll
           for (int i = 0; i < 32; i++)
             if (first_key + i / 4 * 8 + lane % 4 * 2 + i % 2 >= visible_end[i / 2 % 2])
               s[i] = -INFINITY;
-        float next[2];
+        float largest[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-          float largest = fmaxf(s[2 * i], s[2 * i + 1]);
+          largest[i] = fmaxf(s[2 * i], s[2 * i + 1]);
 #pragma unroll
           for (int j = 1; j < 8; j++)
-            largest = fmaxf(largest, fmaxf(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]));
-          largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-          largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-          next[i] = largest > reference[i] + SLACK ? largest : reference[i];
-          sum[i] *= growth(sum_reference[i], next[i]);
-          sum_reference[i] = next[i];
-          const float from = next[i] == -INFINITY ? 0 : next[i];
+            largest[i] = fmaxf(largest[i], fmaxf(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]));
+          largest[i] *= scale_log2;
+        }
+        const bool moved = any_of_warpgroup(1 + group, largest[0] > reference[0] + SLACK || largest[1] > reference[1] + SLACK);
+        if (moved) {
+          float next[2];
+#pragma unroll
+          for (int i = 0; i < 2; i++) {
+            largest[i] = fmaxf(largest[i], __shfl_xor_sync(0xffffffffu, largest[i], 1));
+            largest[i] = fmaxf(largest[i], __shfl_xor_sync(0xffffffffu, largest[i], 2));
+            next[i] = largest[i] > reference[i] + SLACK ? largest[i] : reference[i];
+          }
+          follow_reference(o, sum, reference, next[0], next[1]);
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          const float from = reference[i] == -INFINITY ? 0 : reference[i];
 #pragma unroll
           for (int j = 0; j < 8; j++) {
-            s[4 * j + 2 * i] = exp2_approx(s[4 * j + 2 * i] - from);
-            s[4 * j + 2 * i + 1] = exp2_approx(s[4 * j + 2 * i + 1] - from);
+            s[4 * j + 2 * i] = exp2_approx(fmaf(s[4 * j + 2 * i], scale_log2, -from));
+            s[4 * j + 2 * i + 1] = exp2_approx(fmaf(s[4 * j + 2 * i + 1], scale_log2, -from));
             sum[i] += s[4 * j + 2 * i] + s[4 * j + 2 * i + 1];
           }
         }
@@ -169,23 +182,9 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
 #pragma unroll
         for (int i = 0; i < 16; i++)
           p[i] = PACK(s[2 * i], s[2 * i + 1]);
-        /* p[4k .. 4k + 3]: keys 16k .. 16k + 15; the matrices are rows 0-7 and 8-15 of the first 8 keys, then of the last. */
-        const int p_row = warp * 16 + lane % 16;
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-          stmatrix_x4(own + 8 * BOX_BYTES + p_row * 128 + (((k * 2 + lane / 16) ^ (p_row % 8)) * 16), &p[4 * k]);
-        if (lane % 4 == 0) {
-          control->reference[group][row[0]] = next[0];
-          control->reference[group][row[1]] = next[1];
-        }
-        fence_for_async();
-        __syncwarp();
-        if (lane == 0)
-          barrier_arrive(shared_address(&control->ready[group]));
 
-        if (tile + 2 >= num_tiles && lane == 0) /* the piece's last use of q here */
-          barrier_arrive(shared_address(&control->feed.q_empty));
-        follow_reference(o, reference, next[0], next[1], group);
+        /* The piece's last use of q here. */
+        barrier_arrive_if(tile + 2 >= num_tiles && lane == 0, shared_address(&control->feed.q_empty));
         if (first_key + BLOCK_KEYS > key_end)
           clear_tail(own + group * HALF_BYTES, key_end - first_key, thread, group);
         products_fence();
@@ -193,10 +192,21 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
         for (int k = 0; k < 4; k++)
           JOIN(product_64x256_registers_, TYPE)(o, &p[4 * k], bytes_on(v_own, k * 2048));
         products_commit();
+        /* The other warpgroup gets them behind these products, which hand back memory that is waited for longer.
+           p[4k .. 4k + 3]: keys 16k .. 16k + 15; the matrices are rows 0-7 and 8-15 of the first 8 keys, then of the last. */
+        const int p_row = warp * 16 + lane % 16;
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+          stmatrix_x4(own + 8 * BOX_BYTES + p_row * 128 + (((k * 2 + lane / 16) ^ (p_row % 8)) * 16), &p[4 * k]);
+        store_shared_if(thread == 0, shared_address(&control->moved[group]), moved ? 1.0f : 0.0f);
+        store_shared_if(lane % 4 == 0, shared_address(&control->reference[group][row[0]]), reference[0]);
+        store_shared_if(lane % 4 == 0, shared_address(&control->reference[group][row[1]]), reference[1]);
+        fence_for_async();
+        __syncwarp();
+        barrier_arrive_if(lane == 0, shared_address(&control->ready[group]));
         PRODUCTS_WAIT(0);
         settle_128(o);
-        if (lane == 0)
-          barrier_arrive(shared_address(&control->empty[group][0]));
+        barrier_arrive_if(lane == 0, shared_address(&control->empty[group][0]));
       }
 
       if (num_tiles > 0) {
@@ -218,29 +228,23 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       }
       own_uses += (uint32_t)max(num_tiles + 1 - group, 0) / 2;
       other_uses += (uint32_t)max(num_tiles + group, 0) / 2;
+#undef SCORE_OTHER_BOXES
 #undef AWAIT_OTHER
 #undef ADD_OTHER
 
-      /* Both warpgroups' sums, in two places by turns: one may be read still when the other is written. */
-      hopper_sums *sums = &control->sums[number % 2];
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 1);
         sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 2);
-        if (lane % 4 == 0) {
-          sums->sum[group][row[i]] = sum[i];
-          sums->reference[group][row[i]] = sum_reference[i];
-        }
+        if (lane % 4 == 0)
+          control->sums[number % 2][group][row[i]] = sum[i];
       }
       named_barrier(BOTH_GROUPS, 256);
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         if (row[i] >= rows.count)
           continue;
-        /* Both warpgroups' are to come to the same bits: plain products and one sum. */
-        const float total =
-            __fadd_rn(__fmul_rn(sums->sum[0][row[i]], growth(sums->reference[0][row[i]], reference[i])),
-                      __fmul_rn(sums->sum[1][row[i]], growth(sums->reference[1][row[i]], reference[i])));
+        const float total = control->sums[number % 2][0][row[i]] + control->sums[number % 2][1][row[i]];
         const float f = end_row(a, part, &rows, row[i], HOPPER_ROWS, reference[i], total, group == 0 && lane % 4 == 0);
         int32_t dtype;
         void *out = row_target(a, part, &rows, row[i], HOPPER_ROWS, &dtype);

@@ -62,13 +62,12 @@ static __device__ __forceinline__ void feed_boxes(const decode_args *a, const fm
   if (lane == 0)
     prefetch_map(map);
   walk w = begin_walk(a, (int32_t)blockIdx.x, lane);
+  named_barrier(FEEDER, LOADERS + 32); /* barriers are ready: so late, as the lengths are long in coming */
   const int32_t boxes = BLOCK_KEYS / a->box_keys;
   ring_place to = {0, 0};
   uint32_t tile = 0; /* counted on through all pieces */
   for (uint32_t number = 0;; number++) {
     const piece part = next_piece(a, &w, lane);
-    if (number == 0) /* barriers are ready: so late, as the first lengths are long in coming */
-      named_barrier(ALL_GROUPS, HOPPER_THREADS);
     publish(&control->feed, number, &part, lane);
     if (part.batch < 0)
       return;

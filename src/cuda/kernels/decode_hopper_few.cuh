@@ -48,7 +48,8 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       if (lane == 0)
         init_barriers(control, NUM_BOXES, warp - 1, LOADERS / 32);
       __syncwarp();
-      named_barrier(ALL_GROUPS, HOPPER_THREADS);
+      named_barrier_arrive(FEEDER, LOADERS + 32);
+      named_barrier(BUT_FEEDER, HOPPER_THREADS - 32);
       feed_q(a, &control->feed, q, ROWS, thread - 32);
     }
   } else {
@@ -67,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
 #pragma unroll
     for (int i = 0; i < 4 * BLOCKS; i++)
       s[i] = 0;
-    named_barrier(ALL_GROUPS, HOPPER_THREADS);
+    named_barrier(BUT_FEEDER, HOPPER_THREADS - 32);
 
     for (uint32_t number = 0, q_number = 0;; number++) {
       barrier_wait(shared_address(&control->feed.piece_full[number % 2]), number / 2 % 2);

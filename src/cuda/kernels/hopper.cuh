@@ -63,6 +63,11 @@ static __device__ __forceinline__ void named_barrier(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
+/* Tells those who wait at the barrier, and goes on; `threads` counts both. */
+static __device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 /* Whether it is true for a thread of the 128 that meet at the barrier. */
 static __device__ __forceinline__ bool any_of_warpgroup(int number, bool is) {
   uint32_t any;
@@ -115,6 +120,13 @@ static __device__ __forceinline__ void stmatrix_x4_trans(uint32_t address, const
 
 static __device__ __forceinline__ void store_shared_128(uint32_t to, const float v[4]) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3])
+               : "memory");
+}
+
+/* Where `stores` holds; without a branch, so that products may be under way. */
+static __device__ __forceinline__ void store_shared_if(bool stores, uint32_t to, float value) {
+  asm volatile("{\n.reg .pred stores;\nsetp.ne.b32 stores, %2, 0;\n@stores st.shared.f32 [%0], %1;\n}" ::"r"(to),
+               "f"(value), "r"((uint32_t)stores)
                : "memory");
 }
 

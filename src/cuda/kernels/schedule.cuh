@@ -8,8 +8,9 @@
  *
  * Items: the tiles of a sequence have some splits of equal length, and a split is an item. A share takes items s, s +
  * number of shares, ... So it is in the batch-invariant mode, where src/plan.h's formula gives a sequence's splits; and in
- * the normal mode where shares are long, and all splits of some length that is hardly more than a share's are no more
- * than the shares: then no CTA begins anew, and where a sequence is one split nothing is to be merged.
+ * the normal mode where shares are long, and there is a length of splits with which every share has one item, or every
+ * share two, and is hardly longer than on the line: then CTAs begin anew less often, and where a sequence is one split
+ * nothing is to be merged.
  *
  * With tiles_together 2, pairs of a KV head's row tiles are cut together, and pairs of neighbouring CTAs have a share:
  * they read the same keys at about the same time, so that these leave the memory once.
@@ -26,6 +27,7 @@ enum {
   OVERHEAD_BLOCKS = 2,
   ITEM_MIN_BLOCKS = 16,    /* looking for a length of splits costs more than it gains where shares are shorter */
   SECOND_PIECE_BLOCKS = 4, /* what a CTA could compute in the time that a second piece and its merge take */
+  MAX_ROUNDS = 4,          /* items of a CTA */
   INVARIANT_MIN_SPLIT_KEYS = 1024,
   INVARIANT_MAX_SPLITS = 8
 };
@@ -146,12 +148,17 @@ static __device__ __forceinline__ int32_t cut_batch(const decode_args *a, cut *c
   c->share = max(ceil_div(weight, num_shares), a->min_share);
   if (c->share < ITEM_MIN_BLOCKS)
     return weight;
-  const int32_t groups = num_groups(a, lane), least = ceil_div(weight - groups * OVERHEAD_BLOCKS, num_shares);
-  for (cut items = {0, least}; groups <= num_shares && items.split <= c->share + SECOND_PIECE_BLOCKS; items.split++) {
-    const int32_t num_items = batch_weight(a, &items, lane);
-    if (num_items <= num_shares) {
-      *c = items;
-      return num_items;
+  const int32_t groups = num_groups(a, lane), blocks = weight - groups * OVERHEAD_BLOCKS;
+  for (int32_t rounds = 1; rounds <= MAX_ROUNDS; rounds++) {
+    const int32_t most = rounds * num_shares, longest = c->share + OVERHEAD_BLOCKS + SECOND_PIECE_BLOCKS;
+    cut items = {0, ceil_div(blocks, most)};
+    for (; groups <= most && rounds * (items.split + OVERHEAD_BLOCKS) <= longest; items.split++) {
+      const int32_t num_items = batch_weight(a, &items, lane);
+      /* The workspace holds the partial results of two items of each CTA. */
+      if (num_items <= most && (rounds <= 2 || num_items == groups)) {
+        *c = items;
+        return num_items;
+      }
     }
   }
   return weight;
