@@ -9,7 +9,7 @@ enum {
   MERGE_CTAS_PER_SM = 2, /* leaves registers for many loads under way */
   CHUNK = 128,           /* columns that a warp takes at a time: four a lane */
   MAX_CHUNKS = 5,        /* of 576 columns */
-  FEW_SPLITS = 16,       /* a warp merges them; more are shared by the warps of a CTA */
+  FEW_SPLITS = 16,       /* a warp merges them; more are shared by a team of warps */
   BATCH = 8              /* loads of splits under way */
 };
 
@@ -79,22 +79,21 @@ static __device__ __forceinline__ place find_in_part(const batch_part *part, int
 typedef struct split_tile_list {
   split_tile tiles[MERGE_THREADS];
   int count;
-  bool has_few, has_many; /* tiles of up to FEW_SPLITS splits, and of more */
+  int with_few, with_many; /* tiles of up to FEW_SPLITS splits, and of more */
 } split_tile_list;
 
 /* Gathers those that the threads have, in their order. */
 static __device__ __forceinline__ void gather_tiles(const split_tile *mine, split_tile_list *list, int32_t *of_warps,
                                                     int lane, int warp) {
   const bool is_valid = mine->batch >= 0;
-  const bool has_few = __syncthreads_or(is_valid && mine->num_splits <= FEW_SPLITS) != 0;
-  const bool has_many = __syncthreads_or(is_valid && mine->num_splits > FEW_SPLITS) != 0;
+  const int with_many = __syncthreads_count(is_valid && mine->num_splits > FEW_SPLITS);
   const int32_t end = cta_inclusive_scan(is_valid, of_warps, lane, warp);
   if (is_valid)
     list->tiles[end - 1] = *mine;
   if (threadIdx.x == MERGE_THREADS - 1) {
     list->count = end;
-    list->has_few = has_few;
-    list->has_many = has_many;
+    list->with_few = end - with_many;
+    list->with_many = with_many;
   }
   __syncthreads();
 }
@@ -184,28 +183,32 @@ static __device__ __forceinline__ void merge_by_warp(const decode_args *a, const
       store_columns(a, end, c * CHUNK + lane * 4, sums[c]);
 }
 
-/* Many: a CTA some columns of a row; warp w takes splits w, w + 8, ..., and the warps' sums are added in their order. */
-static __device__ __forceinline__ void merge_by_cta(const decode_args *a, const split_tile *tile, int32_t row,
-                                                    int32_t first_column, float4 (*sums)[32], float *all_weights,
-                                                    int lane, int warp) {
-  if (row >= rows_of_tile(a, tile))
-    return;
-  const int32_t column = first_column + lane * 4, num_splits = tile->num_splits;
+/* Many: a team of warps some columns of a row, which are `number` of all such; a warp of it takes splits
+   member, member + team, ..., and the warps' sums are added in their order. By a whole CTA. */
+static __device__ __forceinline__ void merge_by_team(const decode_args *a, const split_tile_list *list, int32_t number,
+                                                     int32_t chunks, int32_t team, float4 (*sums)[32],
+                                                     float *all_weights, int lane, int warp) {
+  const int32_t list_row = quotient(number, chunks), member = warp & (team - 1);
+  const int32_t first_column = (number - list_row * chunks) * CHUNK, column = first_column + lane * 4;
+  const split_tile *tile = &list->tiles[min(list_row >> a->tile_rows_log2, list->count - 1)];
+  const int32_t row = list_row & (a->tile_rows - 1), num_splits = tile->num_splits;
+  const bool is_due =
+      list_row < list->count * a->tile_rows && num_splits > FEW_SPLITS && row < rows_of_tile(a, tile);
   float4 sum = make_float4(0, 0, 0, 0);
   float weights = 0, largest = -INFINITY;
-  for (int32_t begin = warp; begin < num_splits || begin == warp; begin += BATCH * MERGE_WARPS) {
+  for (int32_t begin = member; is_due && begin < num_splits; begin += BATCH * team) {
     float4 o[BATCH];
     float lse[BATCH];
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
-      const int32_t split = begin + i * MERGE_WARPS;
+      const int32_t split = begin + i * team;
       const int64_t at = partial_row(a, tile, row, split < num_splits ? split : 0);
       lse[i] = split < num_splits ? a->partial_lse[at] : -INFINITY;
       o[i] = make_float4(0, 0, 0, 0);
       if (split < num_splits && column < a->head_dim_v)
         o[i] = *(const float4 *)(a->partial_o + at * a->head_dim_v + column);
     }
-    if (begin == warp) { /* while the first batch is on its way */
+    if (begin == member) { /* while the first batch is on its way */
       for (int32_t i = lane; i < num_splits; i += 32)
         largest = fmaxf(largest, a->partial_lse[partial_row(a, tile, row, i)]);
       largest = warp_max(largest);
@@ -219,12 +222,14 @@ static __device__ __forceinline__ void merge_by_cta(const decode_args *a, const 
       weights += weight;
     }
   }
-  sums[warp][lane] = sum;
-  if (lane == 0)
-    all_weights[warp] = weights;
-  __syncthreads();
-  if (warp == 0) {
-    for (int w = 1; w < MERGE_WARPS; w++) {
+  if (team > 1) {
+    sums[warp][lane] = sum;
+    if (lane == 0)
+      all_weights[warp] = weights;
+    __syncthreads();
+  }
+  if (is_due && member == 0) {
+    for (int w = warp + 1; w < warp + team; w++) {
       add_weighted(&sum, 1, sums[w][lane]);
       weights += all_weights[w];
     }
@@ -232,7 +237,8 @@ static __device__ __forceinline__ void merge_by_cta(const decode_args *a, const 
     if (column < a->head_dim_v)
       store_columns(a, end, column, sum);
   }
-  __syncthreads();
+  if (team > 1)
+    __syncthreads();
 }
 
 /* All CTAs together. */
@@ -240,17 +246,19 @@ static __device__ __forceinline__ void merge_tiles(const decode_args *a, const s
                                                    float4 (*sums)[32], float *weights, int lane, int warp) {
   const int32_t num_rows = list->count * a->tile_rows, chunks = ceil_div(a->head_dim_v, CHUNK);
   const int32_t num_warps = (int32_t)gridDim.x * MERGE_WARPS;
-  for (int32_t i = (int32_t)blockIdx.x * MERGE_WARPS + warp; list->has_few && i < num_rows; i += num_warps) {
+  for (int32_t i = (int32_t)blockIdx.x * MERGE_WARPS + warp; list->with_few > 0 && i < num_rows; i += num_warps) {
     const split_tile *tile = &list->tiles[i >> a->tile_rows_log2];
     if (tile->num_splits <= FEW_SPLITS)
       merge_by_warp(a, tile, i & (a->tile_rows - 1), lane);
   }
-  for (int32_t i = (int32_t)blockIdx.x; list->has_many && i < num_rows * chunks; i += (int32_t)gridDim.x) {
-    const int32_t row = quotient(i, chunks);
-    const split_tile *tile = &list->tiles[row >> a->tile_rows_log2];
-    if (tile->num_splits > FEW_SPLITS)
-      merge_by_cta(a, tile, row & (a->tile_rows - 1), (i - row * chunks) * CHUNK, sums, weights, lane, warp);
-  }
+  /* As large a team as leaves work for all at once; a CTA has several. The batch-invariant mode has no so many splits. */
+  int32_t team = MERGE_WARPS;
+  while (team > 1 && list->with_many * a->tile_rows * chunks * team > num_warps)
+    team /= 2;
+  const int32_t teams = MERGE_WARPS / team;
+  for (int32_t i = (int32_t)blockIdx.x * teams; list->with_many > 0 && i < num_rows * chunks;
+       i += (int32_t)gridDim.x * teams)
+    merge_by_team(a, list, i + warp / team, chunks, team, sums, weights, lane, warp);
 }
 
 /* Which tiles are split it works out from the lengths, while the decode kernel still runs. */
