@@ -40,18 +40,23 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
   const int warp = __shfl_sync(0xffffffffu, thread / 32, 0);
 
   allow_dependents();
-  if (group == 2) {
-    REGISTERS_DOWN_TO(72);
-    if (warp == 0) {
-      feed_boxes(a, &map, control, ring, NUM_BOXES, lane);
-    } else {
+  /* The loaders make the barriers ready; the feeder begins its walk meanwhile, and meets them later. */
+  const bool is_feeder = group == 2 && warp == 0;
+  if (!is_feeder) {
+    if (group == 2) {
       if (lane == 0)
         init_barriers(control, NUM_BOXES, warp - 1, LOADERS / 32);
       __syncwarp();
       named_barrier_arrive(FEEDER, LOADERS + 32);
-      named_barrier(BUT_FEEDER, HOPPER_THREADS - 32);
-      feed_q(a, &control->feed, q, ROWS, thread - 32);
     }
+    named_barrier(BUT_FEEDER, HOPPER_THREADS - 32); /* at one place for all: synccheck wants it so */
+  }
+  if (group == 2) {
+    REGISTERS_DOWN_TO(72);
+    if (is_feeder)
+      feed_boxes(a, &map, control, ring, NUM_BOXES, lane);
+    else
+      feed_q(a, &control->feed, q, ROWS, thread - 32);
   } else {
     REGISTERS_UP_TO(216);
     enum { BLOCKS = ROWS / 8, HEADS = 2 * BLOCKS }; /* of eight rows; of rows that a thread has to do with */
@@ -68,7 +73,6 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
 #pragma unroll
     for (int i = 0; i < 4 * BLOCKS; i++)
       s[i] = 0;
-    named_barrier(BUT_FEEDER, HOPPER_THREADS - 32);
 
     for (uint32_t number = 0, q_number = 0;; number++) {
       barrier_wait(shared_address(&control->feed.piece_full[number % 2]), number / 2 % 2);
