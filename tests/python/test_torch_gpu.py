@@ -45,6 +45,34 @@ def test_graph_with_other_lengths(older: bool) -> None:
         dense.check(step, True, out, lse)
 
 
+@pytest.mark.parametrize("heads", [16, 32, 128])
+def test_ten_thousand_replays(heads: int) -> None:
+    """Each with lengths of its own, 0 among them, and the bits of a fresh call."""
+    batch, pages_of_one, page_size = 8, 32, 64
+    pages = batch * pages_of_one
+    torch.manual_seed(heads)
+    q = torch.randn(batch, 1, heads, 576, device="cuda", dtype=torch.bfloat16)
+    kv_cache = torch.randn(pages, page_size, 1, 576, device="cuda", dtype=torch.bfloat16)
+    table = torch.randperm(pages, device="cuda").int().view(batch, pages_of_one)
+    all_lengths = torch.randint(pages_of_one * page_size + 1, (10_000, batch), device="cuda", dtype=torch.int32)
+    all_lengths.mul_(torch.rand(all_lengths.shape, device="cuda") > 0.1)
+    lengths = all_lengths[0].clone()
+    arguments = (q, kv_cache, table, lengths, 512, *flash_mla.get_mla_metadata())
+    flash_mla.flash_mla_with_kvcache(*arguments)  # opens the device
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out, lse = flash_mla.flash_mla_with_kvcache(*arguments)
+    different = torch.zeros((), device="cuda", dtype=torch.int64)
+    for these in all_lengths:
+        lengths.copy_(these)
+        graph.replay()
+        fresh_out, fresh_lse = flash_mla.flash_mla_with_kvcache(*arguments)
+        different += (out.view(torch.int16) != fresh_out.view(torch.int16)).sum()
+        different += (lse.view(torch.int32) != fresh_lse.view(torch.int32)).sum()
+    assert different.item() == 0
+    assert out.abs().sum().item() > 0
+
+
 def test_graph_from_the_compiler() -> None:
     compiled = torch.compile(decode, fullgraph=True, mode="reduce-overhead")
     step = make_step()
