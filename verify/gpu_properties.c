@@ -167,15 +167,28 @@ static verify_outcome decode_on_few(verify_gpu *gpu, verify_gpu_step *step, int3
   return verify_gpu_check_values(gpu, &few, what);
 }
 
+/* On few SMs shares are long, and the batch is cut in every way: the line, an item each, two parts of a tile
+   each, several whole tiles each (src/cuda/kernels/schedule.cuh). */
 verify_outcome verify_gpu_few_sms(verify_gpu *gpu) {
-  static const int32_t counts[] = {1, 2, 7};
-  static const uint32_t flags[] = {0, FMLA_BATCH_INVARIANT};
+  static const struct {
+    int32_t batch_size, num_q_heads;
+    verify_lengths lengths;
+    uint32_t flags;
+  } batches[] = {
+      {4, 16, VERIFY_LENGTHS_EDGES, 0},  {4, 16, VERIFY_LENGTHS_EDGES, FMLA_BATCH_INVARIANT},
+      {2, 16, VERIFY_LENGTHS_FULL, 0},   {8, 16, VERIFY_LENGTHS_FULL, 0},
+      {8, 16, VERIFY_LENGTHS_RANDOM, 0}, {3, 128, VERIFY_LENGTHS_FULL, 0},
+  };
+  static const int32_t counts[] = {1, 2, 3, 4, 7};
   verify_outcome outcome = VERIFY_PASSED;
-  for (size_t f = 0; f < sizeof flags / sizeof *flags && outcome == VERIFY_PASSED; f++) {
+  for (size_t b = 0; b < sizeof batches / sizeof *batches && outcome == VERIFY_PASSED; b++) {
     verify_case c = verify_gpu_case(7);
+    c.batch_size = batches[b].batch_size;
+    c.num_q_heads = batches[b].num_q_heads;
+    c.lengths = batches[b].lengths;
+    c.flags = batches[b].flags;
     c.longest = 3000;
     c.data = VERIFY_DATA_NEEDLE;
-    c.flags = flags[f];
     verify_gpu_step step = {0};
     outcome = verify_gpu_step_make(gpu, &c, &step);
     for (size_t i = 0; i < sizeof counts / sizeof *counts && outcome == VERIFY_PASSED; i++)

@@ -15,10 +15,9 @@ typedef struct counts {
 } counts;
 
 /*
- * Normal mode: of the line a CTA begins one split tile at most, and goes on with one; of items it has one
- * (kernels/schedule.cuh).
- * Batch-invariant: by the plan's formula. There total_q bounds each sequence but not their sum: wrong
- * cu_seqlens_q may add up to more.
+ * Normal mode: of the line a CTA begins one split tile at most, and goes on with one; of items that are parts
+ * of a tile it has two at most (kernels/schedule.cuh). Batch-invariant: by the plan's formula. There total_q
+ * bounds each sequence but not their sum: wrong cu_seqlens_q may add up to more.
  */
 static counts count(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
   const int32_t together = fmlai_cuda_variants[variant].tiles_together;
@@ -34,12 +33,10 @@ static counts count(const fmlai_cuda_context *c, const fmla_decode_params *p, in
                                   .target_items = 1,
                                   .batch_invariant = invariant};
   const fmlai_plan_limits limits = fmlai_plan_limits_of(&shape);
-  const double line = (double)limits.num_tiles * ((double)p->max_seqlen_k / 64 + 3);
-  if (invariant)
-    return (counts){
-        .tiles = together * limits.num_tiles, .line = line, .slots = together * limits.num_partials};
-  const int64_t ctas = fmlai_cuda_max_ctas(c, p, variant);
-  return (counts){.tiles = together * limits.num_tiles, .line = line, .slots = 2 * ctas};
+  const int64_t tiles = together * limits.num_tiles; /* on one SM they are not taken together */
+  return (counts){.tiles = tiles,
+                  .line = (double)tiles * ((double)p->max_seqlen_k / 64 + 3),
+                  .slots = invariant ? together * limits.num_partials : 2 * fmlai_cuda_max_ctas(c, p, variant)};
 }
 
 static size_t append(size_t *end, size_t bytes) {

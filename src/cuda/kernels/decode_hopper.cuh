@@ -192,7 +192,8 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
         for (int k = 0; k < 4; k++)
           JOIN(product_64x256_registers_, TYPE)(o, &p[4 * k], bytes_on(v_own, k * 2048));
         products_commit();
-        /* The other warpgroup gets them behind these products, which hand back memory that is waited for longer.
+        /* The other warpgroup gets them behind these products, which hand back memory that is waited for longer. Both only
+           read p.
            p[4k .. 4k + 3]: keys 16k .. 16k + 15; the matrices are rows 0-7 and 8-15 of the first 8 keys, then of the last. */
         const int p_row = warp * 16 + lane % 16;
 #pragma unroll

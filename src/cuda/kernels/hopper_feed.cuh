@@ -10,7 +10,7 @@ enum {
   BOX_BYTES = 64 * 128, /* 64 keys, or 64 rows, of 64 columns */
   LOADERS = 96,         /* threads that load q */
   MATH_WARPS = 8,
-  BUT_FEEDER = 0,  /* named barriers: all threads but the feeder's warp. Warpgroup 0's own is 1, warpgroup 1's 2 */
+  BUT_FEEDER = 0,  /* named barriers: all threads but the feeder's warp; also __syncthreads. A warpgroup's own: 1, 2 */
   BOTH_GROUPS = 3, /* those that compute */
   FEEDER = 4,      /* the loaders tell the feeder */
   SLACK = 8,       /* a row's reference follows its maximum only when that has grown by more than 2^SLACK */

@@ -251,7 +251,8 @@ static __device__ __forceinline__ void merge_tiles(const decode_args *a, const s
     if (tile->num_splits <= FEW_SPLITS)
       merge_by_warp(a, tile, i & (a->tile_rows - 1), lane);
   }
-  /* As large a team as leaves work for all at once; a CTA has several. The batch-invariant mode has no so many splits. */
+  /* The largest team with which all are under way at once; a CTA has several. It depends on the whole batch, so: */
+  static_assert(INVARIANT_MAX_SPLITS <= FEW_SPLITS, "teams are not for the batch-invariant mode");
   int32_t team = MERGE_WARPS;
   while (team > 1 && list->with_many * a->tile_rows * chunks * team > num_warps)
     team /= 2;

@@ -8,9 +8,9 @@
  *
  * Items: the tiles of a sequence have some splits of equal length, and a split is an item. A share takes items s, s +
  * number of shares, ... So it is in the batch-invariant mode, where src/plan.h's formula gives a sequence's splits; and in
- * the normal mode where shares are long, and there is a length of splits with which every share has one item, or every
- * share two, and is hardly longer than on the line: then CTAs begin anew less often, and where a sequence is one split
- * nothing is to be merged.
+ * the normal mode where shares are long, and there is a length of splits with which every share has one item, or two, or
+ * up to MAX_ROUNDS whole tiles, and is hardly longer than on the line: then CTAs begin anew less often, and where a
+ * sequence is one split nothing is to be merged.
  *
  * With tiles_together 2, pairs of a KV head's row tiles are cut together, and pairs of neighbouring CTAs have a share:
  * they read the same keys at about the same time, so that these leave the memory once.
