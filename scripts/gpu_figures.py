@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The plot and the table of a GPU's steps beside FlashMLA's: from bench/results/ to docs/gpu-beside-flashmla.png and stdout.
+"""A GPU's steps beside FlashMLA's: from bench/results/, the plot docs/gpu-beside-flashmla.png and a table.
 
 usage: gpu_figures.py [RESULTS]; needs matplotlib
 """
