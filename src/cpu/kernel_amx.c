@@ -89,35 +89,36 @@ static bool ends_stripe(const item_work *s, int32_t stripe, int32_t lane_block) 
   return lane_block + UNIT_BLOCKS >= s->w.num_lane_blocks && (stripe + 1) * STRIPE_VALUES < s->w.p->head_dim_v;
 }
 
-/* Where the sums of two lane blocks and a stripe lie: two tiles of each. */
-typedef struct o_sums {
+/* Where the sums in tiles 0 to 3 come from or go: two tiles each. */
+typedef struct four_sums {
   float *top, *bottom;
-} o_sums;
+} four_sums;
 
-static o_sums o_sums_of(const item_work *s, int32_t lane_block, int32_t stripe) {
-  return (o_sums){o_tile(s, lane_block, 2 * stripe), o_tile(s, lane_block + 1, 2 * stripe)};
+static four_sums o_sums_of(const item_work *s, int32_t lane_block, int32_t stripe) {
+  return (four_sums){o_tile(s, lane_block, 2 * stripe), o_tile(s, lane_block + 1, 2 * stripe)};
 }
 
-static void load_o(const o_sums *o) {
+static void load_sums(four_sums from) {
   TILE_BARRIER();
-  tile_load(0, o->top, TILE_ROW_BYTES);
-  tile_load(1, o->top + TILE_FLOATS, TILE_ROW_BYTES);
-  tile_load(2, o->bottom, TILE_ROW_BYTES);
-  tile_load(3, o->bottom + TILE_FLOATS, TILE_ROW_BYTES);
+  tile_load(0, from.top, TILE_ROW_BYTES);
+  tile_load(1, from.top + TILE_FLOATS, TILE_ROW_BYTES);
+  tile_load(2, from.bottom, TILE_ROW_BYTES);
+  tile_load(3, from.bottom + TILE_FLOATS, TILE_ROW_BYTES);
   TILE_BARRIER();
 }
 
-static void store_o(const o_sums *o) {
+static void store_sums(four_sums to) {
   TILE_BARRIER();
-  tile_store(0, o->top, TILE_ROW_BYTES);
-  tile_store(1, o->top + TILE_FLOATS, TILE_ROW_BYTES);
-  tile_store(2, o->bottom, TILE_ROW_BYTES);
-  tile_store(3, o->bottom + TILE_FLOATS, TILE_ROW_BYTES);
+  tile_store(0, to.top, TILE_ROW_BYTES);
+  tile_store(1, to.top + TILE_FLOATS, TILE_ROW_BYTES);
+  tile_store(2, to.bottom, TILE_ROW_BYTES);
+  tile_store(3, to.bottom + TILE_FLOATS, TILE_ROW_BYTES);
   TILE_BARRIER();
 }
 
 /* A group's part. A unit's first step (`from` not NULL) changes the sums, one before each product. */
-INLINE void add_step(const char *p0, const char *p1, const char *values, const o_sums *to, const o_sums *from) {
+INLINE void add_step(const char *p0, const char *p1, const char *values, const four_sums *to,
+                     const four_sums *from) {
   tile_load_once(4, p0, TILE_ROW_BYTES);
   tile_load(6, values, TILE_ROW_BYTES);
   if (from != NULL)
@@ -148,8 +149,8 @@ INLINE void beside_add(item_work *s, int32_t stripe, int32_t group, bool ends) {
 
 /* o of two lane blocks and a stripe, over the first `groups` of the block. The tiles hold `before`'s sums, and
    then these. */
-static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t groups, o_sums *before) {
-  const o_sums o = o_sums_of(s, lane_block, stripe);
+static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t groups, four_sums *before) {
+  const four_sums o = o_sums_of(s, lane_block, stripe);
   const char *p0 = probability_tile(s, lane_block, 0), *p1 = probability_tile(s, lane_block + 1, 0);
   const char *values = value_tiles(s, 0);
   const bool ends = ends_stripe(s, stripe, lane_block);
@@ -193,23 +194,23 @@ static void weave_whole_stripe(const item_work *s, int32_t stripe, int32_t group
 static void add_values(item_work *s) {
   const int32_t stripes = s->w.p->head_dim_v / STRIPE_VALUES, blocks = s->w.num_lane_blocks;
   const int32_t paired = blocks - blocks % UNIT_BLOCKS;
-  o_sums o = o_sums_of(s, 0, 0);
+  four_sums o = o_sums_of(s, 0, 0);
   weave_whole_stripe(s, 0, s->num_groups);
   if (paired > 0)
-    load_o(&o);
+    load_sums(o);
   for (int32_t i = 0; i < stripes; i++) {
     for (int32_t b = 0; b < paired; b += UNIT_BLOCKS)
       add_2x2(s, b, i, s->num_groups, &o);
     if (paired == blocks)
       continue;
     if (paired > 0)
-      store_o(&o);
+      store_sums(o);
     add_1x2(s, paired, i, s->num_groups, ends_stripe(s, i, paired));
     if (paired > 0)
-      load_o(&o);
+      load_sums(o);
   }
   if (paired > 0)
-    store_o(&o);
+    store_sums(o);
   s->num_groups = 0;
 }
 
@@ -276,22 +277,9 @@ INLINE void end_job(item_work *s, int32_t i, const score_job *job) {
   s->undone[i] = false;
 }
 
-static void load_scores(const float *from) {
-  TILE_BARRIER();
-  tile_load(0, from, TILE_ROW_BYTES);
-  tile_load(1, from + TILE_FLOATS, TILE_ROW_BYTES);
-  tile_load(2, from + 2 * TILE_FLOATS, TILE_ROW_BYTES);
-  tile_load(3, from + 3 * TILE_FLOATS, TILE_ROW_BYTES);
-  TILE_BARRIER();
-}
-
-static void store_scores(float *to) {
-  TILE_BARRIER();
-  tile_store(0, to, TILE_ROW_BYTES);
-  tile_store(1, to + TILE_FLOATS, TILE_ROW_BYTES);
-  tile_store(2, to + 2 * TILE_FLOATS, TILE_ROW_BYTES);
-  tile_store(3, to + 3 * TILE_FLOATS, TILE_ROW_BYTES);
-  TILE_BARRIER();
+/* All four tiles of a unit, one behind the other. */
+static four_sums unit_sums(float *scores) {
+  return (four_sums){scores, scores + 2 * TILE_FLOATS};
 }
 
 /* What is left of it. If references have to move, the scores that the tiles hold wait at `held`; NULL if they
@@ -304,10 +292,10 @@ static void end_softmax(item_work *s, float *held) {
     take_scores(&job, GROUP_KEYS);
     if (must_move(s, i, &job)) {
       if (held != NULL)
-        store_scores(held);
+        store_sums(unit_sums(held));
       move_lane_block(s, s->last.lane_block + i, job.scores);
       if (held != NULL)
-        load_scores(held);
+        load_sums(unit_sums(held));
       job = begin_job(s, i);
       take_scores(&job, GROUP_KEYS);
     }
@@ -440,7 +428,7 @@ static void take_group(item_work *s, const fmlai_key_block *group) {
 
 /* The softmax of the last unit of a block. */
 static void end_scores_of_block(item_work *s) {
-  store_scores(s->last.scores);
+  store_sums(unit_sums(s->last.scores));
   begin_softmax(s);
   end_softmax(s, NULL);
   s->last.count = 0;
