@@ -34,7 +34,7 @@ static __device__ __forceinline__ void bring_box(const decode_args *a, const fml
                                                  const int32_t pages[4], int32_t slot, int32_t kv_head) {
   const uint32_t full = shared_address(&control->full[owner][box]);
   barrier_arrive_expecting(full, BOX_BYTES);
-  copy_columns(a, map, stage, full, box, 1, pages, slot, kv_head);
+  copy_columns(a, map, stage, full, box, pages, slot, kv_head);
 }
 
 /* Walks the schedule, tells the others of each piece, and brings its keys. By one warp. */
