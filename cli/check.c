@@ -131,6 +131,10 @@ static void report_failure(const verify_case *c, const char *kernel, const char 
     printf("FAILED %s, --seed %" PRIu64 " --cases 1 (%s): %s\n", kernel, c->seed, description, message);
 }
 
+static bool has_sentence(verify_outcome outcome) {
+  return outcome == VERIFY_FAILED || outcome == VERIFY_LOST || outcome == VERIFY_NO_MEMORY;
+}
+
 /* EXIT_CHECK_FAILED ends the kernel's cases: the device is lost. */
 static int count_outcome(check *k, verify_outcome outcome) {
   k->passed += outcome == VERIFY_PASSED;
@@ -147,7 +151,7 @@ static int take_result(void *argument, int64_t index, const case_result *result)
   check *k = argument;
   show_progress(k->kernel, index, k->num_cases);
   k->taken[index] = k->taken[index] || result->outcome != VERIFY_NOT_TAKEN;
-  if (result->outcome == VERIFY_FAILED || result->outcome == VERIFY_LOST)
+  if (has_sentence(result->outcome))
     report_failure(&result->c, k->kernel, result->message);
   return count_outcome(k, result->outcome);
 }
@@ -171,7 +175,7 @@ static int check_gpu_properties(check *k, const fmla_config *config) {
   }
   for (int i = 0; code == EXIT_OK && i < verify_num_gpu_properties(); i++) {
     const verify_outcome outcome = verify_run_gpu_property(&gpu, i);
-    if (outcome == VERIFY_FAILED || outcome == VERIFY_LOST)
+    if (has_sentence(outcome))
       printf("FAILED %s, gpu: %s: %s\n", k->kernel, verify_gpu_property_name(i), gpu.message);
     if (outcome == VERIFY_NOT_TAKEN)
       printf("%s, gpu: %s: not run: %s\n", k->kernel, verify_gpu_property_name(i), gpu.message);

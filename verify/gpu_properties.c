@@ -37,7 +37,7 @@ const char *verify_gpu_property_name(int index) {
 }
 
 verify_outcome verify_run_gpu_property(verify_gpu *gpu, int index) {
-  gpu->message[0] = '\0';
+  snprintf(gpu->message, sizeof gpu->message, "memory ran out"); /* unless a call says more */
   return properties[index].run(gpu);
 }
 
@@ -52,9 +52,9 @@ verify_outcome verify_gpu_fail(verify_gpu *gpu, const char *format, ...) {
 }
 
 verify_outcome verify_gpu_call_failed(verify_gpu *gpu, const char *what, fmla_status status) {
+  verify_gpu_fail(gpu, "%s gave %s: %s", what, fmla_status_name(status), fmla_last_error());
   if (status == FMLA_ERROR_OUT_OF_MEMORY)
     return VERIFY_NO_MEMORY;
-  verify_gpu_fail(gpu, "%s gave %s: %s", what, fmla_status_name(status), fmla_last_error());
   return status == FMLA_ERROR_DEVICE_LOST ? VERIFY_LOST : VERIFY_FAILED;
 }
 

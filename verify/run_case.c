@@ -26,9 +26,9 @@ verify_outcome verify_fail(const verify_run *run, const char *format, ...) {
 }
 
 verify_outcome verify_call_failed(const verify_run *run, const char *what, fmla_status status) {
+  verify_fail(run, "%s gave %s: %s", what, fmla_status_name(status), fmla_last_error());
   if (status == FMLA_ERROR_OUT_OF_MEMORY)
     return VERIFY_NO_MEMORY;
-  verify_fail(run, "%s gave %s: %s", what, fmla_status_name(status), fmla_last_error());
   return status == FMLA_ERROR_DEVICE_LOST ? VERIFY_LOST : VERIFY_FAILED;
 }
 
@@ -151,6 +151,7 @@ verify_outcome verify_run_case(const verify_target *target, const verify_case *c
       verify_workspace_size,
   };
   enum { COUNT = sizeof properties / sizeof properties[0], OF_ONE_RUN = 2 };
+  snprintf(message, bytes, "memory ran out"); /* unless a call says more */
   verify_step step;
   if (verify_step_build(c, &step) != 0)
     return VERIFY_NO_MEMORY;
