@@ -136,7 +136,7 @@ def run(
     if new_lse is not None:
         pointers[-1] = new_lse.ctypes.data
     workspace = numpy.empty(plan.workspace_bytes, numpy.uint8)
-    plan.run(pointers, workspace.ctypes.data, 0)
+    plan.run(plan.given(pointers), workspace.ctypes.data, 0)
     out = out if new_out is None else _like(inputs[0], new_out)
     lse = lse if new_lse is None else _like(inputs[0], new_lse)
     return out, lse

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 from . import _library
 from ._library import DTYPES, PACKED, DecodeParams, MergeParams
@@ -33,8 +34,9 @@ class Plan:
 
     call: Callable[[int, bytes, int, int, int], int]  # as fmla_decode
     context: int
+    given: Callable[[Sequence[Any]], tuple[Any, ...]]  # of all the call's arrays those that it has, outputs included
     before: bytes  # the struct up to its pointers
-    pack: Callable[..., bytes]
+    pack: Callable[..., bytes]  # of the pointers to those arrays, NULL for the others
     after: bytes
     workspace_bytes: int
     out_shape: tuple[int, ...]
@@ -43,7 +45,7 @@ class Plan:
     lse_strides: tuple[int, ...]
 
     def run(self, pointers: Sequence[int], workspace: int, stream: int) -> None:
-        """Makes the call; on a GPU that enqueues the work. 0 stands for NULL."""
+        """Makes the call; on a GPU that enqueues the work. The pointers are those of the given arrays."""
         params = self.before + self.pack(*pointers) + self.after
         if status := self.call(self.context, params, workspace, self.workspace_bytes, stream):
             raise _library.error(status)
@@ -128,17 +130,21 @@ def _plan(
     context: int,
     params: ctypes.Structure,
     names: Sequence[str],
+    arrays: dict[str, _Array],
     workspace_bytes: int,
     out_shape: tuple[int, ...],
     lse_shape: tuple[int, ...],
 ) -> Plan:
     content = bytes(params)
     start = getattr(type(params), names[0]).offset
-    pointers = struct.Struct(f"{len(names)}P")
+    given = [name in arrays or name in ("out", "lse") for name in names]
+    null = f"{struct.calcsize('P')}x"
+    pointers = struct.Struct("".join("P" if is_given else null for is_given in given))
     end = start + pointers.size
     return Plan(
         call,
         context,
+        itemgetter(*[i for i, is_given in enumerate(given) if is_given]),
         content[:start],
         pointers.pack,
         content[end:],
@@ -272,7 +278,7 @@ def plan_decode(
     size = ctypes.c_size_t()
     if status := _library.decode_workspace(context, params, size):
         raise _library.error(status)
-    return _plan(_library.decode, context, params, DECODE_ARRAYS, size.value, out_shape, lse_shape)
+    return _plan(_library.decode, context, params, DECODE_ARRAYS, arrays, size.value, out_shape, lse_shape)
 
 
 @lru_cache(_MAX_PLANS)
@@ -310,4 +316,4 @@ def plan_merge(context: int, specs: Specs, out_dtype: object, options: tuple[int
     params = MergeParams()
     _fill(params, fields)
 
-    return _plan(_merge, context, params, MERGE_ARRAYS, 0, out_shape, lse_shape)
+    return _plan(_merge, context, params, MERGE_ARRAYS, arrays, 0, out_shape, lse_shape)

@@ -11,26 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from ._library import CPU, context
-from ._plans import DECODE_ARRAYS, MERGE_ARRAYS, Plan, plan_decode, plan_merge
+from ._library import CPU
+from ._plans import Plan, plan_decode, plan_merge
+from ._recent import plan_of
 
 
-def _fast_empty(name: str) -> Callable[..., Tensor] | None:
+def _fast_empty(name: str, device: str) -> Callable[..., Tensor]:
     """What inductor's code makes its tensors with, where this torch has it: it takes half the time of torch.empty."""
     fast: Callable[..., Tensor] | None = getattr(torch._C._dynamo.guards, name, None)
-    return fast
-
-
-_fast_empty_cpu = _fast_empty("_empty_strided_cpu")
-_fast_empty_cuda = _fast_empty("_empty_strided_cuda")  # on the current device
-
-
-def _empty_on(device: torch.device) -> Callable[..., Tensor]:
-    """A function of shape, strides and dtype."""
-    fast = _fast_empty_cpu
-    if device.type == "cuda":
-        fast = _fast_empty_cuda if torch._C._cuda_getDevice() == device.index else None
     return fast or (lambda shape, strides, dtype: torch.empty_strided(shape, strides, dtype=dtype, device=device))
+
+
+_empty_cpu = _fast_empty("_empty_strided_cpu", "cpu")
+_empty_cuda = _fast_empty("_empty_strided_cuda", "cuda")  # on the current device
+
+
+def _empty_on(device: int) -> Callable[..., Tensor]:
+    """A function of shape, strides and dtype."""
+    if device == CPU:
+        return _empty_cpu
+    if torch._C._cuda_getDevice() == device:
+        return _empty_cuda
+    return lambda shape, strides, dtype: torch.empty_strided(shape, strides, dtype=dtype, device=f"cuda:{device}")
 
 
 def _stream(device: int) -> int:
@@ -49,25 +51,15 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     """Plans a call, makes the outputs that are None, and runs it. An engine waits for this code: it is kept short."""
     first: Tensor = inputs[0]
-    tensors = (*inputs, out, lse)
-    try:
-        specs = tuple([None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in tensors])
-    except AttributeError:
-        names = DECODE_ARRAYS if plan_call is plan_decode else MERGE_ARRAYS
-        name, other = next((n, t) for n, t in zip(names, tensors, strict=True) if not isinstance(t, Tensor | None))
-        raise TypeError(f"{name} is a {type(other).__name__}, but must be a torch.Tensor, as the others") from None
-    dtype = first.dtype if out_dtype is None else out_dtype
     device = first.get_device()
-    plan = plan_call(context(device), specs, dtype, options)
-    empty = _empty_on(first.device)
+    plan = plan_of(plan_call, device, (*inputs, out, lse), out_dtype, options)
+    empty = _empty_on(device)
     if out is None:
-        out = empty(plan.out_shape, plan.out_strides, dtype)
+        out = empty(plan.out_shape, plan.out_strides, first.dtype if out_dtype is None else out_dtype)
     if lse is None:
         lse = empty(plan.lse_shape, plan.lse_strides, torch.float32)
     workspace = empty((plan.workspace_bytes,), (1,), torch.uint8)
-    pointers = [0 if t is None else t.data_ptr() for t in inputs]
-    pointers += (out.data_ptr(), lse.data_ptr())
-    plan.run(pointers, workspace.data_ptr(), _stream(device))
+    plan.run([t.data_ptr() for t in plan.given((*inputs, out, lse))], workspace.data_ptr(), _stream(device))
     return out, lse
 
 

@@ -10,7 +10,7 @@ import dense
 import flash_mla
 import pytest
 import torch
-from flash_mla import _torch
+from flash_mla import _recent, _torch
 from torch import Tensor, library
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -103,6 +103,48 @@ def test_modes_see_the_op(device: str) -> None:
     with Recorder():
         flash_mla.decode(*arguments(step))
     assert "flash_mla.decode.default" in seen
+
+
+def test_recent_calls_are_told_apart(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that are alike but for one thing, one after the other: each as when there was none before."""
+    step = make_step(device)
+    q, cache, table, lengths = arguments(step)
+    row = torch.full((8,), 0.5, device=device)
+    out, lse = torch.empty_like(q[..., :512], dtype=torch.float32), torch.empty(3, 8, 2, device=device)
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((q, cache, table, lengths), {}),
+        ((q, cache, table, lengths), {"causal": True}),
+        ((q, cache, table, lengths), {"head_dim_v": 256}),
+        ((q, cache, table, lengths), {"out_dtype": torch.float32}),
+        ((q, cache, table, lengths), {"sink": row}),
+        ((q, cache, table, lengths), {"out": out}),
+        ((q, cache, table, lengths), {"lse": lse}),
+        ((q, cache, table, lengths), {"out": out, "lse": lse}),
+        ((q[..., :512], cache, table, lengths), {"q_rope": q[..., 512:]}),
+        ((q[..., :512].contiguous(), cache[..., :512], table, lengths), {}),
+        ((q[..., :512].contiguous(), cache[..., :512].contiguous(), table, lengths), {}),
+        ((q.half(), cache.half(), table, lengths), {}),
+        ((q, cache, table.repeat(1, 2)[:, : table.shape[1]], lengths), {}),
+        *(((q[:1, :1, :heads], cache, table[:1], lengths[:1]), {}) for heads in range(1, 8)),
+    ]
+
+    def run(call: int) -> list[Tensor]:
+        given, named = calls[call]
+        return [result.clone() for result in flash_mla.decode(*given, **named)]
+
+    with monkeypatch.context() as without_memory:
+        without_memory.setattr(_recent, "_TensorGuards", None)
+        without_memory.setattr(_recent, "_calls", ())
+        fresh = [run(i) for i in range(len(calls))]
+    for most in (_recent._MAX_CALLS, 4):
+        monkeypatch.setattr(_recent, "_MAX_CALLS", most)
+        for i in [*range(len(calls)), *reversed(range(len(calls))), *range(0, len(calls), 3)]:
+            for got, want in zip(run(i), fresh[i], strict=True):
+                assert got.dtype == want.dtype
+                assert torch.equal(got.nan_to_num(7), want.nan_to_num(7)), calls[i][1]
+    for wrong in ({"sink": row[:4]}, {"lse": row}, {"sink": lse}):
+        with pytest.raises(ValueError, match="has shape"):
+            flash_mla.decode(q, cache, table, lengths, **wrong)
 
 
 def test_many_threads(device: str) -> None:
