@@ -60,10 +60,11 @@ verify_outcome verify_other_threads(const verify_run *run) {
 
 /* ---- Batch invariance -------------------------------------------------------------------------- */
 
-/* Moves the start of a tensor on by `elements`. */
+/* Moves the start of a tensor on by `elements`; where only a gap would follow, to the end. */
 static void advance(verify_step *step, verify_tensor_id id, int64_t elements, size_t element_bytes) {
   size_t bytes = (size_t)elements * element_bytes;
   verify_tensor *tensor = &step->tensors[id];
+  bytes = bytes < tensor->bytes ? bytes : tensor->bytes;
   if (tensor->data != NULL)
     verify_step_set(step, id, (char *)tensor->data + bytes, tensor->bytes - bytes);
 }
