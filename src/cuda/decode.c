@@ -80,8 +80,7 @@ fmla_status fmlai_cuda_decode(const fmlai_cuda_context *c, const fmla_decode_par
                                     .shared_bytes = choice->shared_bytes};
   const fmlai_cuda_launch merge = {.function = c->functions.merge_splits,
                                    .grid = fmlai_cuda_num_sms(c, p),
-                                   .block = MERGE_SPLITS_THREADS,
-                                   .chained = c->functions.chained};
+                                   .block = MERGE_SPLITS_THREADS};
   FMLAI_TRY(fmlai_cuda_launch_kernel(c, &decode, parameters, stream));
   return fmlai_cuda_launch_kernel(c, &merge, parameters, stream);
 }

@@ -20,7 +20,7 @@ typedef struct fmlai_cuda_functions {
   CUfunction merge_splits;
   CUfunction merge_parts;
   CUfunction check_values;
-  bool chained; /* merge_splits waits for the decode kernel by itself and may be launched before its end */
+  bool chained; /* kernels wait by themselves for what is before them in the stream */
 } fmlai_cuda_functions;
 
 /* Both work on the current CUcontext. What a load that failed left behind is to be unloaded, too. */

@@ -4,7 +4,7 @@
 
 fmla_status fmlai_cuda_launch_kernel(const fmlai_cuda_context *c, const fmlai_cuda_launch *l, void **parameters,
                                      CUstream stream) {
-  if (!l->chained)
+  if (!c->functions.chained)
     return FMLAI_CUDA_CALL(c->driver, cuLaunchKernel, l->function, (unsigned)l->grid, 1, 1, (unsigned)l->block,
                            1, 1, (unsigned)l->shared_bytes, stream, parameters, NULL);
   CUlaunchAttribute chained = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,

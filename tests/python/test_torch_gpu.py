@@ -73,6 +73,63 @@ def test_ten_thousand_replays(heads: int) -> None:
     assert out.abs().sum().item() > 0
 
 
+def test_graph_behind_all_kinds_of_nodes() -> None:
+    """Calls are launched before what is before them has ended: whatever that is, they wait for it."""
+    step = make_step()
+    decode(step)
+    q, table, lengths = step.q.clone(), step.block_table.clone(), step.cache_seqlens.clone()
+    host = torch.zeros_like(lengths, device="cpu").pin_memory()
+    side = torch.cuda.Stream()
+    graph = torch.cuda.CUDAGraph()
+    results = []
+    with torch.cuda.graph(graph):
+        results.append(decode(step))  # behind nothing
+        step.cache_seqlens.copy_(host, non_blocking=True)
+        decode(step)  # behind a copy
+        for _ in range(5):
+            torch.cuda._sleep(50_000)
+            step.cache_seqlens.copy_(lengths)
+            results.append(decode(step))  # behind a kernel that comes late
+            step.cache_seqlens.zero_()
+            empty, _ = decode(step)
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                step.q.zero_()
+                torch.cuda._sleep(50_000)
+                step.q.copy_(q)
+            step.block_table.zero_()
+            torch.cuda._sleep(50_000)
+            step.block_table.copy_(table)
+            step.cache_seqlens.copy_(lengths)
+            torch.cuda.current_stream().wait_stream(side)
+            results.append(decode(step))  # behind two branches
+    for _ in range(20):
+        graph.replay()
+    torch.cuda.synchronize()
+    assert not empty.any()
+    for out, lse in results:
+        dense.check(step, True, out, lse)
+
+
+def test_lengths_of_the_kernel_before() -> None:
+    step = make_step()
+    many, few = step.cache_seqlens.clone(), step.cache_seqlens.clone().clamp_(max=9)
+    step.kv_cache.nan_to_num_()
+    want = []
+    for lengths in (many, few):
+        step.cache_seqlens.copy_(lengths)
+        torch.cuda.synchronize()
+        want.append(decode(step)[0])
+    got = []
+    for i in range(400):
+        if i % 20 < 10:
+            torch.cuda._sleep(20_000)
+        step.cache_seqlens.copy_((many, few)[i % 2])
+        got.append(decode(step)[0])
+    for i, out in enumerate(got):
+        assert torch.equal(out, want[i % 2]), i
+
+
 def test_graph_from_the_compiler() -> None:
     compiled = torch.compile(decode, fullgraph=True, mode="reduce-overhead")
     step = make_step()

@@ -28,10 +28,10 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
   const int group = __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
   const int warp = __shfl_sync(0xffffffffu, thread / 32, 0);
 
-  allow_dependents();
   if (threadIdx.x == 0)
     init_barriers(control);
   __syncthreads();
+  begin_in_turn();
 
   if (group == 2) {
     REGISTERS_DOWN_TO(72);

@@ -39,7 +39,6 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
   const int group = __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
   const int warp = __shfl_sync(0xffffffffu, thread / 32, 0);
 
-  allow_dependents();
   /* The loaders make the barriers ready; the feeder begins its walk meanwhile, and meets them later. */
   const bool is_feeder = group == 2 && warp == 0;
   if (!is_feeder) {
@@ -51,6 +50,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     }
     named_barrier(BUT_FEEDER, HOPPER_THREADS - 32); /* at one place for all: synccheck wants it so */
   }
+  begin_in_turn();
   if (group == 2) {
     REGISTERS_DOWN_TO(72);
     if (is_feeder)

@@ -61,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
   const int my_pairs = (a->head_dim_v / 16 - warp + WARPS - 1) / WARPS;
 
   const float scale_log2 = a->softmax_scale * 1.4426950408889634f;
-  allow_dependents(); /* the merge's CTAs wait for this kernel's end where they are to run */
+  begin_in_turn();
   walk w;
   if (warp == 0)
     w = begin_walk(a, (int32_t)blockIdx.x, lane);

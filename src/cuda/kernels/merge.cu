@@ -80,11 +80,21 @@ typedef struct split_tile_list {
   split_tile tiles[MERGE_THREADS];
   int count;
   int with_few, with_many; /* tiles of up to FEW_SPLITS splits, and of more */
+  int team;                /* warps for some columns of a row of the latter */
 } split_tile_list;
 
+/* The largest team with which all are under way at once; a CTA has several. */
+static __device__ __forceinline__ int choose_team(const decode_args *a, int with_many) {
+  const int32_t columns = with_many * a->tile_rows * ceil_div(a->head_dim_v, CHUNK);
+  int team = MERGE_WARPS;
+  while (team > 1 && columns * team > (int32_t)gridDim.x * MERGE_WARPS)
+    team /= 2;
+  return team;
+}
+
 /* Gathers those that the threads have, in their order. */
-static __device__ __forceinline__ void gather_tiles(const split_tile *mine, split_tile_list *list, int32_t *of_warps,
-                                                    int lane, int warp) {
+static __device__ __forceinline__ void gather_tiles(const decode_args *a, const split_tile *mine,
+                                                    split_tile_list *list, int32_t *of_warps, int lane, int warp) {
   const bool is_valid = mine->batch >= 0;
   const int with_many = __syncthreads_count(is_valid && mine->num_splits > FEW_SPLITS);
   const int32_t end = cta_inclusive_scan(is_valid, of_warps, lane, warp);
@@ -94,6 +104,7 @@ static __device__ __forceinline__ void gather_tiles(const split_tile *mine, spli
     list->count = end;
     list->with_few = end - with_many;
     list->with_many = with_many;
+    list->team = choose_team(a, with_many);
   }
   __syncthreads();
 }
@@ -251,12 +262,9 @@ static __device__ __forceinline__ void merge_tiles(const decode_args *a, const s
     if (tile->num_splits <= FEW_SPLITS)
       merge_by_warp(a, tile, i & (a->tile_rows - 1), lane);
   }
-  /* The largest team with which all are under way at once; a CTA has several. It depends on the whole batch, so: */
+  /* The order of adding depends on the team, and so on the whole batch. */
   static_assert(INVARIANT_MAX_SPLITS <= FEW_SPLITS, "teams are not for the batch-invariant mode");
-  int32_t team = MERGE_WARPS;
-  while (team > 1 && list->with_many * a->tile_rows * chunks * team > num_warps)
-    team /= 2;
-  const int32_t teams = MERGE_WARPS / team;
+  const int32_t team = list->team, teams = MERGE_WARPS / team;
   for (int32_t i = (int32_t)blockIdx.x * teams; list->with_many > 0 && i < num_rows * chunks;
        i += (int32_t)gridDim.x * teams)
     merge_by_team(a, list, i + warp / team, chunks, team, sums, weights, lane, warp);
@@ -291,12 +299,12 @@ extern "C" __global__ void __launch_bounds__(MERGE_THREADS, MERGE_CTAS_PER_SM)
         mine = c.share == 0 ? tile_of_items(a, &c, at, number - at.begin, member)
                             : tile_split_at(a, at, c.share, number, member);
       }
-      gather_tiles(&mine, &list, of_warps, lane, warp);
-      wait_for_dependencies();
+      gather_tiles(a, &mine, &list, of_warps, lane, warp);
+      begin_in_turn();
       merge_tiles(a, &list, sums, weights, lane, warp);
     }
   }
-  wait_for_dependencies(); /* also where nothing is split: whoever waits for this kernel waits for the one before */
+  begin_in_turn(); /* also where nothing is split: whoever waits for this kernel waits for the one before */
 }
 
 /* ---- The parts of fmla_merge -------------------------------------------------------------------------- */
@@ -319,6 +327,7 @@ extern "C" __global__ void __launch_bounds__(FMLAI_CUDA_MERGE_THREADS)
     fmlai_merge_parts(const __grid_constant__ fmlai_cuda_merge_args args) {
   const fmlai_cuda_merge_args *a = &args;
   const int64_t num_rows = (int64_t)a->batch_size * a->seqlen_q * a->num_q_heads;
+  begin_in_turn();
   const float empty = empty_lse(a->flags);
   for (int64_t row = blockIdx.x; row < num_rows; row += gridDim.x) {
     const int64_t head = row % a->num_q_heads, token = row / a->num_q_heads % a->seqlen_q;

@@ -101,7 +101,10 @@ static __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-/* The kernel that follows in the stream may be launched; what it reads it must wait for. */
+/* Chains of kernels in a stream, where each is launched before the one before it has ended. */
+
+/* The kernel that follows in the stream may be launched. Only behind wait_for_dependencies() in some kernel of the chain:
+   so what was written before that one may be read at once. */
 static __device__ __forceinline__ void allow_dependents(void) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -113,6 +116,12 @@ static __device__ __forceinline__ void wait_for_dependencies(void) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+/* What a kernel does before it reads or writes global memory. */
+static __device__ __forceinline__ void begin_in_turn(void) {
+  wait_for_dependencies();
+  allow_dependents();
 }
 
 #endif
