@@ -28,17 +28,22 @@ _OPTIONAL = ("q_rope", "cu_seqlens_q", "sink", "out", "lse")
 _MAX_PLANS = 4096
 
 
+# As fmla_decode.
+_Call: TypeAlias = Callable[[ctypes.c_void_p, bytes, int, ctypes.c_size_t, int], int]
+
+
 @dataclass(frozen=True)
 class Plan:
     """A call but for its pointers, and what it needs: shapes of the outputs, bytes of workspace."""
 
-    call: Callable[[int, bytes, int, int, int], int]  # as fmla_decode
-    context: int
+    call: _Call
+    context: ctypes.c_void_p
     given: Callable[[Sequence[Any]], tuple[Any, ...]]  # of all the call's arrays those that it has, outputs included
     before: bytes  # the struct up to its pointers
     pack: Callable[..., bytes]  # of the pointers to those arrays, NULL for the others
     after: bytes
-    workspace_bytes: int
+    workspace_bytes: ctypes.c_size_t
+    workspace_shape: tuple[int]
     out_shape: tuple[int, ...]
     out_strides: tuple[int, ...]
     lse_shape: tuple[int, ...]
@@ -126,7 +131,7 @@ def _fill(params: ctypes.Structure, fields: dict[str, int | float]) -> None:
 
 
 def _plan(
-    call: Callable[[int, bytes, int, int, int], int],
+    call: _Call,
     context: int,
     params: ctypes.Structure,
     names: Sequence[str],
@@ -143,12 +148,13 @@ def _plan(
     end = start + pointers.size
     return Plan(
         call,
-        context,
+        ctypes.c_void_p(context),
         itemgetter(*[i for i, is_given in enumerate(given) if is_given]),
         content[:start],
         pointers.pack,
         content[end:],
-        workspace_bytes,
+        ctypes.c_size_t(workspace_bytes),
+        (workspace_bytes,),
         out_shape,
         packed_strides(out_shape),
         lse_shape,
@@ -156,7 +162,9 @@ def _plan(
     )
 
 
-def _merge(context: int, params: bytes, workspace: int, workspace_bytes: int, stream: int) -> int:
+def _merge(
+    context: ctypes.c_void_p, params: bytes, workspace: int, workspace_bytes: ctypes.c_size_t, stream: int
+) -> int:
     return _library.merge(context, params, stream)
 
 

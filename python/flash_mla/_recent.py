@@ -31,15 +31,18 @@ def _find_guards() -> _Guards | None:
 
 _TensorGuards = _find_guards()
 
-# Plan function, context, dtype of a new out, options, which tensors are None.
-_Head: TypeAlias = tuple[Any, Any, Any, Any, list[bool]]
+# Plan function, context, dtype of a new out, options.
+_Head: TypeAlias = tuple[Any, Any, Any, Any]
+_Tensors: TypeAlias = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     head: _Head
-    given: Callable[[Any], tuple[Tensor, ...]]  # of a call's tensors those that are not None
-    match: Callable[..., bool]
+    absent: Callable[[_Tensors], _Tensors]  # of a call's tensors those that have to be None
+    nones: tuple[None, ...]
+    given: Callable[[_Tensors], tuple[Tensor, ...]]  # the others
+    match: Callable[..., bool]  # of them
     plan: Plan
 
 
@@ -53,17 +56,23 @@ def _put_first(call: _Call) -> None:
     _calls = (call, *[other for other in _calls if other is not call][: _MAX_CALLS - 1])
 
 
-def _remember(head: _Head, tensors: tuple[Tensor | None, ...], plan: Plan) -> None:
+def _pick(indices: list[int]) -> Callable[[_Tensors], Any]:
+    """Those of a call's tensors as a tuple. (itemgetter makes none of one; the first is there twice.)"""
+    return itemgetter(*indices, indices[0]) if indices else lambda _: ()
+
+
+def _remember(head: _Head, tensors: _Tensors, plan: Plan) -> None:
     if _TensorGuards is not None:
-        given = itemgetter(*[i for i, is_none in enumerate(head[-1]) if not is_none])
+        absent = _pick([i for i, t in enumerate(tensors) if t is None])
+        given = itemgetter(*[i for i, t in enumerate(tensors) if t is not None])  # two at least
         sizes = [list(t.shape) for t in given(tensors)]
         strides = [list(t.stride()) for t in given(tensors)]
         guards = _TensorGuards(*given(tensors), dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
-        _put_first(_Call(head, given, guards.check, plan))
+        _put_first(_Call(head, absent, absent(tensors), given, guards.check, plan))
 
 
-def _make(head: _Head, tensors: tuple[Tensor | None, ...]) -> Plan:
-    plan_call, opened, out_dtype, options, _ = head
+def _make(head: _Head, tensors: _Tensors) -> Plan:
+    plan_call, opened, out_dtype, options = head
     names = DECODE_ARRAYS if plan_call is plan_decode else MERGE_ARRAYS
     for name, tensor in zip(names, tensors, strict=True):
         if not isinstance(tensor, Tensor | None):
@@ -78,14 +87,14 @@ def _make(head: _Head, tensors: tuple[Tensor | None, ...]) -> Plan:
 def plan_of(
     plan_call: Callable[..., Plan],
     device: int,
-    tensors: tuple[Tensor | None, ...],
+    tensors: _Tensors,
     out_dtype: torch.dtype | None,
     options: tuple[Any, ...],
 ) -> Plan:
     """The plan of a call, made only if no recent one was alike. An engine waits for this code: it is kept short."""
-    head = (plan_call, context(device), out_dtype, options, [t is None for t in tensors])
+    head = (plan_call, context(device), out_dtype, options)
     for call in _calls:
-        if call.head == head and call.match(*call.given(tensors)):
+        if call.head == head and call.absent(tensors) == call.nones and call.match(*call.given(tensors)):
             if call is not _calls[0]:
                 _put_first(call)
             return call.plan

@@ -35,10 +35,8 @@ def _empty_on(device: int) -> Callable[..., Tensor]:
     return lambda shape, strides, dtype: torch.empty_strided(shape, strides, dtype=dtype, device=f"cuda:{device}")
 
 
-def _stream(device: int) -> int:
-    """The handle of the device's current stream. torch.cuda.current_stream builds an object around it each time."""
-    handle: int = 0 if device == CPU else torch._C._cuda_getCurrentRawStream(device)
-    return handle
+# The handle of a device's current stream; torch.cuda.current_stream builds an object around it each time.
+_current_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
 
 
 def _run(
@@ -58,8 +56,9 @@ def _run(
         out = empty(plan.out_shape, plan.out_strides, first.dtype if out_dtype is None else out_dtype)
     if lse is None:
         lse = empty(plan.lse_shape, plan.lse_strides, torch.float32)
-    workspace = empty((plan.workspace_bytes,), (1,), torch.uint8)
-    plan.run([t.data_ptr() for t in plan.given((*inputs, out, lse))], workspace.data_ptr(), _stream(device))
+    workspace = empty(plan.workspace_shape, (1,), torch.uint8)
+    pointers = [t.data_ptr() for t in plan.given((*inputs, out, lse))]
+    plan.run(pointers, workspace.data_ptr(), 0 if device == CPU else _current_stream(device))
     return out, lse
 
 
@@ -157,18 +156,24 @@ def _register(schema: str, function: Callable[..., Any], fake: Callable[..., Any
     return registered
 
 
+_is_compiling = torch.compiler.is_compiling
+_num_dispatch_modes = torch._C._len_torch_dispatch_stack
+_has_function_mode = torch._C._is_torch_function_mode_enabled
+_tracing_state = torch._C._get_tracing_state
+
+
 def _is_eager(tensor: Tensor) -> bool:
     """Whether nobody but this call wants to know of a call on this tensor: no compiler, no mode, no subclass.
 
     Then the dispatcher's way through the registered op, which takes as long as the rest of a call, is left out.
     """
     return (
-        not torch.compiler.is_compiling()
+        not _is_compiling()
         and type(tensor) is Tensor
         and (tensor.is_cuda or tensor.is_cpu)
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._is_torch_function_mode_enabled()
-        and torch._C._get_tracing_state() is None
+        and not _num_dispatch_modes()
+        and not _has_function_mode()
+        and _tracing_state() is None
     )
 
 
