@@ -78,7 +78,7 @@ static verify_outcome try_replays(verify_gpu *gpu, const verify_case *c, replay 
     return VERIFY_NO_MEMORY;
   TRY_CALL(gpu, "fmla_stream_create", fmla_stream_create(gpu->target.context, &r->stream));
   TRY(capture(gpu, r));
-  for (int number = 0; number < REPLAYS; number++)
+  for (int number = 0; number < verify_gpu_times(gpu, REPLAYS); number++)
     TRY(compare_replay(gpu, r, number, &random));
   TRY_CALL(gpu, "a replay", verify_placed_look(&r->step.placed, &intact));
   return intact ? VERIFY_PASSED : verify_gpu_fail(gpu, "a replay wrote beside its outputs or its workspace");

@@ -14,7 +14,8 @@ typedef struct verify_gpu {
   fmla_config config; /* of the contexts: the device, and the kernel */
   verify_target target;
   probe_gpu probe;
-  /* Other values when quick: the elements of a pool that 32 bits do not count; what lengths are divided by. */
+  /* Other values when quick: the elements of a pool that 32 bits do not count; what lengths and
+     the numbers of repetitions are divided by. */
   uint64_t far_elements;
   int32_t divisor;
   bool is_serial;    /* no kernel runs beside another, as under a sanitizer */

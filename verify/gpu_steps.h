@@ -27,6 +27,11 @@ verify_gpu_property verify_gpu_few_sms;        /* gpu_properties.c */
 /* Keeps the sentence; VERIFY_FAILED. */
 __attribute__((format(printf, 2, 3))) verify_outcome verify_gpu_fail(verify_gpu *gpu, const char *format, ...);
 
+/* How often something is done that a full check does so many times. */
+static inline int verify_gpu_times(const verify_gpu *gpu, int times) {
+  return times / gpu->divisor + 1;
+}
+
 /* The outcome of a call that did not return FMLA_OK. */
 verify_outcome verify_gpu_call_failed(verify_gpu *gpu, const char *what, fmla_status status);
 

@@ -54,7 +54,7 @@ static verify_outcome enqueue(gpu_caller *caller) {
 
 /* One thread, which gives both work before it waits for either. */
 static verify_outcome run_in_turn(gpu_caller callers[CALLERS]) {
-  for (int round = 0; round < ROUNDS; round++) {
+  for (int round = 0; round < verify_gpu_times(&callers[0].gpu, ROUNDS); round++) {
     for (int call = 0; call < CALLS_OF_A_ROUND; call++)
       for (int i = 0; i < CALLERS; i++)
         TRY(callers[i].outcome = enqueue(&callers[i]));
@@ -65,7 +65,7 @@ static verify_outcome run_in_turn(gpu_caller callers[CALLERS]) {
 }
 
 static verify_outcome run_alone(gpu_caller *caller) {
-  for (int round = 0; round < ROUNDS; round++) {
+  for (int round = 0; round < verify_gpu_times(&caller->gpu, ROUNDS); round++) {
     for (int call = 0; call < CALLS_OF_A_ROUND; call++)
       TRY(enqueue(caller));
     TRY(check(caller));
