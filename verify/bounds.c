@@ -26,7 +26,9 @@ static const struct {
     {FMLA_DTYPE_FP16, FMLA_DTYPE_BF16, 4e-3},
     {FMLA_DTYPE_BF16, FMLA_DTYPE_FP32, 4e-3},
     {FMLA_DTYPE_BF16, FMLA_DTYPE_FP16, 4e-3},
-    {FMLA_DTYPE_BF16, FMLA_DTYPE_BF16, 4e-3},
+    /* Where one key has nearly all the weight, nothing cancels: 3.9e-3 at most from its probability, and 1.7e-3 from
+       elements' roundings in a row, which is independent. */
+    {FMLA_DTYPE_BF16, FMLA_DTYPE_BF16, 4.3e-3},
 };
 /* clang-format on */
 
