@@ -1,6 +1,7 @@
 #include "cuda/choice.h"
 
 #include "cuda/check_gpu.h"
+#include "cuda/kernels/args.h"
 #include "cuda/tensor_map.h"
 #include "status.h"
 
@@ -18,7 +19,7 @@ bool fmlai_cuda_has_variant(const fmlai_cuda_context *c, int32_t variant) {
   return c->functions.decode[variant][0].function != NULL;
 }
 
-int32_t fmlai_cuda_num_sms(const fmlai_cuda_context *c, const fmla_decode_params *p) {
+static int32_t num_sms(const fmlai_cuda_context *c, const fmla_decode_params *p) {
   return is_capped(c, p) ? p->max_sms : c->device->num_sms;
 }
 
@@ -29,7 +30,11 @@ static int32_t wanted_ctas_per_sm(const fmlai_cuda_context *c, const fmla_decode
 }
 
 int32_t fmlai_cuda_max_ctas(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
-  return fmlai_cuda_num_sms(c, p) * wanted_ctas_per_sm(c, p, variant);
+  return num_sms(c, p) * wanted_ctas_per_sm(c, p, variant);
+}
+
+int32_t fmlai_cuda_merge_ctas(const fmlai_cuda_context *c, const fmla_decode_params *p) {
+  return num_sms(c, p) * (is_capped(c, p) ? 1 : FMLAI_CUDA_MERGE_SPLITS_CTAS_PER_SM);
 }
 
 /* Dynamic shared memory of each of `ctas` on an SM. */
@@ -59,7 +64,7 @@ static bool fit(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_
       choice->variant = index;
       choice->num_stages = stages;
       choice->shared_bytes = fmlai_cuda_shared_bytes(v, p->head_dim_k, stages);
-      const int32_t num_ctas = fmlai_cuda_num_sms(c, p) * ctas;
+      const int32_t num_ctas = num_sms(c, p) * ctas;
       const bool has_several = rows_of_kv_head(p) > v->rows && num_ctas >= v->tiles_together;
       choice->tiles_together = has_several ? v->tiles_together : 1;
       choice->num_ctas = num_ctas - num_ctas % choice->tiles_together;

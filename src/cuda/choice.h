@@ -17,11 +17,11 @@ typedef struct fmlai_cuda_choice {
 /* Whether the device has it. */
 bool fmlai_cuda_has_variant(const fmlai_cuda_context *c, int32_t variant);
 
-/* Multiprocessors that the call may use. */
-int32_t fmlai_cuda_num_sms(const fmlai_cuda_context *c, const fmla_decode_params *params);
-
 /* The most CTAs that any step with this variant has, whatever its head dims. */
 int32_t fmlai_cuda_max_ctas(const fmlai_cuda_context *c, const fmla_decode_params *params, int32_t variant);
+
+/* CTAs that merge its splits. */
+int32_t fmlai_cuda_merge_ctas(const fmlai_cuda_context *c, const fmla_decode_params *params);
 
 /* The portable variant that is first choice for these rows, whatever the head dims; a choice among the portable
    ones is never behind it. */

@@ -4,8 +4,6 @@
 #include "cuda/tensor_map.h"
 #include "status.h"
 
-enum { MERGE_SPLITS_THREADS = 256 };
-
 static fmlai_cuda_decode_args make_args(const fmla_decode_params *p, const fmlai_cuda_choice *choice,
                                         const fmlai_cuda_layout *l, char *memory) {
   return (fmlai_cuda_decode_args){
@@ -20,6 +18,8 @@ static fmlai_cuda_decode_args make_args(const fmla_decode_params *p, const fmlai
       .lse = p->lse,
       .partial_o = (float *)(void *)(memory + l->partial_o),
       .partial_lse = (float *)(void *)(memory + l->partial_lse),
+      .num_rounds = (int32_t *)(void *)(memory + l->num_rounds),
+      .split_tiles = (fmlai_cuda_split_tile *)(void *)(memory + l->split_tiles),
       .q_stride_batch = p->q_stride_batch,
       .q_stride_token = p->q_stride_token,
       .q_stride_head = p->q_stride_head,
@@ -79,8 +79,8 @@ fmla_status fmlai_cuda_decode(const fmlai_cuda_context *c, const fmla_decode_par
                                     .block = fmlai_cuda_variants[choice->variant].warps * 32,
                                     .shared_bytes = choice->shared_bytes};
   const fmlai_cuda_launch merge = {.function = c->functions.merge_splits,
-                                   .grid = fmlai_cuda_num_sms(c, p),
-                                   .block = MERGE_SPLITS_THREADS};
+                                   .grid = fmlai_cuda_merge_ctas(c, p),
+                                   .block = FMLAI_CUDA_MERGE_SPLITS_THREADS};
   FMLAI_TRY(fmlai_cuda_launch_kernel(c, &decode, parameters, stream));
   return fmlai_cuda_launch_kernel(c, &merge, parameters, stream);
 }

@@ -12,11 +12,13 @@ typedef struct counts {
   int64_t tiles; /* row tiles of the batch */
   double line;   /* their blocks of keys, and some more for each (kernels/schedule.cuh) */
   int64_t slots; /* of partial results */
+  int64_t items; /* of all CTAs, and some that are none: num_ctas for each round */
 } counts;
 
 /*
  * Normal mode: of the line a CTA begins one split tile at most, and goes on with one; of items that are parts
- * of a tile it has two at most (kernels/schedule.cuh). Batch-invariant: by the plan's formula. There total_q
+ * of a tile it has two at most (kernels/schedule.cuh). Batch-invariant: by the plan's formula; the last round may
+ * have one item alone. There total_q
  * bounds each sequence but not their sum: wrong cu_seqlens_q may add up to more.
  */
 static counts count(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
@@ -34,9 +36,11 @@ static counts count(const fmlai_cuda_context *c, const fmla_decode_params *p, in
                                   .batch_invariant = invariant};
   const fmlai_plan_limits limits = fmlai_plan_limits_of(&shape);
   const int64_t tiles = together * limits.num_tiles; /* on one SM they are not taken together */
+  const int64_t ctas = fmlai_cuda_max_ctas(c, p, variant), partials = together * limits.num_partials;
   return (counts){.tiles = tiles,
                   .line = (double)tiles * ((double)p->max_seqlen_k / 64 + 3),
-                  .slots = invariant ? together * limits.num_partials : 2 * fmlai_cuda_max_ctas(c, p, variant)};
+                  .slots = invariant ? partials : 2 * ctas,
+                  .items = invariant ? tiles + partials + ctas : FMLAI_CUDA_MAX_ROUNDS * ctas};
 }
 
 static size_t append(size_t *end, size_t bytes) {
@@ -50,6 +54,8 @@ static size_t place(const counts *n, int32_t rows, int32_t head_dim_v, fmlai_cud
   const size_t row_bytes = sizeof(float) * (size_t)rows;
   size_t end = 0;
   l->check_report = append(&end, sizeof(fmlai_cuda_check_report));
+  l->num_rounds = append(&end, sizeof(int32_t));
+  l->split_tiles = append(&end, (size_t)n->items * sizeof(fmlai_cuda_split_tile));
   l->partial_lse = append(&end, (size_t)n->slots * row_bytes);
   l->partial_o = append(&end, (size_t)n->slots * row_bytes * (size_t)head_dim_v);
   return end + ALIGNMENT - 1; /* the first aligned byte may lie so far in */
@@ -71,7 +77,7 @@ fmla_status fmlai_cuda_lay_out(const fmlai_cuda_context *c, const fmla_decode_pa
     if (!may_be_chosen(c, p, v))
       continue;
     const counts n = count(c, p, v);
-    if (n.tiles > INT32_MAX || n.slots > INT32_MAX)
+    if (n.tiles > INT32_MAX || n.items > INT32_MAX || n.slots > INT32_MAX)
       return FMLAI_FAIL(
           FMLA_ERROR_UNSUPPORTED,
           "a batch_size of %d with max_seqlen_q %d and %d heads is more than 2^31 - 1 row tiles or partial "

@@ -48,7 +48,7 @@ static void test_decode_calls(void **state) {
     assert_ptr_equal(merge->stream, stream);
     assert_true(decode->chained);
     assert_true(merge->chained);
-    assert_int_equal(merge->grid, 132);
+    assert_int_equal(merge->grid, 264);
     assert_int_equal(merge->block, 256);
     assert_int_equal(merge->shared_bytes, 0);
     assert_memory_equal(&decode->args.decode, &merge->args.decode, sizeof decode->args.decode);

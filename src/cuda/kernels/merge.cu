@@ -4,109 +4,89 @@
 #include "rows.cuh"
 
 enum {
-  MERGE_THREADS = 256,
+  MERGE_THREADS = FMLAI_CUDA_MERGE_SPLITS_THREADS,
   MERGE_WARPS = MERGE_THREADS / 32,
-  MERGE_CTAS_PER_SM = 2, /* leaves registers for many loads under way */
-  CHUNK = 128,           /* columns that a warp takes at a time: four a lane */
-  MAX_CHUNKS = 5,        /* of 576 columns */
-  FEW_SPLITS = 16,       /* a warp merges them; more are shared by a team of warps */
-  BATCH = 8              /* loads of splits under way */
+  TILES_OF_THREAD = 2, /* that a CTA's thread looks at in one go */
+  CHUNK = 128,         /* columns of a row that a warp loads at once: four a lane */
+  MAX_CHUNKS = 5,      /* of 576 columns */
+  FEW_SPLITS = 16,     /* a warp may have a row of them */
+  BATCH = 8            /* splits whose loads a warp that has a chunk has under way */
 };
 
 /* ---- The splits of a decode step ------------------------------------------------------------------ */
 
-/* Some sequences, one a thread. Positions are those of the schedule's line; where the batch is cut into items, groups of
-   row tiles, counted through the batch. */
-typedef struct batch_part {
-  int32_t first;               /* sequence */
-  int32_t begin, splits_begin; /* its position; splits before it, where sequences have several */
-  int32_t ends[MERGE_THREADS], splits_ends[MERGE_THREADS]; /* the same behind each */
-} batch_part;
-
-/* Inclusive prefix sums over the CTA's threads. */
-static __device__ __forceinline__ int32_t cta_inclusive_scan(int32_t value, int32_t of_warps[MERGE_WARPS], int lane,
-                                                             int warp) {
-  int32_t sum = warp_inclusive_scan(value, lane);
-  __syncthreads();
-  if (lane == 31)
-    of_warps[warp] = sum;
-  __syncthreads();
-  for (int w = 0; w < warp; w++)
-    sum += of_warps[w];
-  return sum;
-}
-
-/* Goes on to the part from sequence `first` on. */
-static __device__ __forceinline__ void read_part(const decode_args *a, const cut *c, int32_t first, batch_part *part,
-                                                 int32_t *of_warps, int lane, int warp) {
-  const int32_t thread = (int32_t)threadIdx.x, batch = first + thread;
-  const int32_t begin = first == 0 ? 0 : part->ends[MERGE_THREADS - 1];
-  const int32_t splits_begin = first == 0 ? 0 : part->splits_ends[MERGE_THREADS - 1];
-  int32_t weight = 0, splits = 0;
-  if (batch < a->batch_size) {
-    const sequence s = read_sequence(a, batch);
-    weight = sequence_weight(c, &s);
-    if (c->share == 0) {
-      splits = weight > s.num_groups ? weight : 0;
-      weight = s.num_groups;
-    }
-  }
-  const int32_t end = begin + cta_inclusive_scan(weight, of_warps, lane, warp);
-  const int32_t splits_end = splits_begin + cta_inclusive_scan(splits, of_warps, lane, warp);
-  part->ends[thread] = end;
-  part->splits_ends[thread] = splits_end;
-  if (thread == 0) {
-    part->first = first;
-    part->begin = begin;
-    part->splits_begin = splits_begin;
-  }
-  __syncthreads();
-}
-
-/* The sequence of the part that holds a position. */
-static __device__ __forceinline__ place find_in_part(const batch_part *part, int32_t position) {
-  int low = 0;
-#pragma unroll
-  for (int step = MERGE_THREADS / 2; step > 0; step /= 2)
-    low += part->ends[low + step - 1] <= position ? step : 0;
-  place p;
-  p.batch = part->first + low;
-  p.begin = low == 0 ? part->begin : part->ends[low - 1];
-  p.splits_before = low == 0 ? part->splits_begin : part->splits_ends[low - 1];
-  return p;
-}
-
 typedef struct split_tile_list {
-  split_tile tiles[MERGE_THREADS];
-  int count;
-  int with_few, with_many; /* tiles of up to FEW_SPLITS splits, and of more */
-  int team;                /* warps for some columns of a row of the latter */
+  split_tile tiles[TILES_OF_THREAD * MERGE_THREADS];
+  int32_t counts[MERGE_WARPS], most_splits[MERGE_WARPS]; /* by the warp that found them */
 } split_tile_list;
 
-/* The largest team with which all are under way at once; a CTA has several. */
-static __device__ __forceinline__ int choose_team(const decode_args *a, int with_many) {
-  const int32_t columns = with_many * a->tile_rows * ceil_div(a->head_dim_v, CHUNK);
+/* Of a list. */
+typedef struct merge_plan {
+  int32_t num_tiles;
+  int team; /* warps that share a chunk of a row; 0: a warp has a row */
+} merge_plan;
+
+/* A warp has a row where that gives it loads enough, or else a chunk of one, or with others some splits of a chunk, as
+   many warps as can be under way at once. The order of adding depends on it, and with it on the batch: in the
+   batch-invariant mode it may not. */
+static __device__ __forceinline__ int choose_team(const decode_args *a, int32_t num_tiles, int32_t most_splits) {
+  const int32_t chunks = num_tiles * a->tile_rows * ceil_div(a->head_dim_v, CHUNK);
+  const int32_t num_warps = (int32_t)gridDim.x * MERGE_WARPS;
+  if (a->flags & FLAG_BATCH_INVARIANT || (chunks > num_warps && most_splits <= FEW_SPLITS))
+    return 0;
   int team = MERGE_WARPS;
-  while (team > 1 && columns * team > (int32_t)gridDim.x * MERGE_WARPS)
+  while (team > 1 && (team * BATCH / 2 >= most_splits || chunks * team > num_warps))
     team /= 2;
   return team;
 }
 
-/* Gathers those that the threads have, in their order. */
-static __device__ __forceinline__ void gather_tiles(const decode_args *a, const split_tile *mine,
-                                                    split_tile_list *list, int32_t *of_warps, int lane, int warp) {
-  const bool is_valid = mine->batch >= 0;
-  const int with_many = __syncthreads_count(is_valid && mine->num_splits > FEW_SPLITS);
-  const int32_t end = cta_inclusive_scan(is_valid, of_warps, lane, warp);
-  if (is_valid)
-    list->tiles[end - 1] = *mine;
-  if (threadIdx.x == MERGE_THREADS - 1) {
-    list->count = end;
-    list->with_few = end - with_many;
-    list->with_many = with_many;
-    list->team = choose_team(a, with_many);
+/* The split tiles among what the decode kernel tells of places `first` .. `end` - 1, in an order that depends on nothing
+   else. */
+static __device__ __forceinline__ merge_plan list_tiles(const decode_args *a, int32_t first, int32_t end,
+                                                        split_tile_list *list, int lane, int warp) {
+  split_tile mine[TILES_OF_THREAD];
+  unsigned found[TILES_OF_THREAD];
+  int32_t count = 0, most_splits = 0;
+#pragma unroll
+  for (int i = 0; i < TILES_OF_THREAD; i++) {
+    const int32_t place = first + i * MERGE_THREADS + (int32_t)threadIdx.x;
+    mine[i].num_splits = 0;
+    if (place < end)
+      mine[i] = a->split_tiles[place];
+  }
+#pragma unroll
+  for (int i = 0; i < TILES_OF_THREAD; i++) {
+    found[i] = __ballot_sync(0xffffffffu, mine[i].num_splits > 0);
+    count += __popc(found[i]);
+    most_splits = max(most_splits, mine[i].num_splits);
+  }
+  most_splits = __reduce_max_sync(0xffffffffu, most_splits);
+  __syncthreads(); /* nobody is at work on the list before */
+  if (lane == 0) {
+    list->counts[warp] = count;
+    list->most_splits[warp] = most_splits;
   }
   __syncthreads();
+  int32_t before = 0, all = 0;
+#pragma unroll
+  for (int w = 0; w < MERGE_WARPS; w++) {
+    before += w < warp ? list->counts[w] : 0;
+    all += list->counts[w];
+    most_splits = max(most_splits, list->most_splits[w]);
+  }
+#pragma unroll
+  for (int i = 0; i < TILES_OF_THREAD; i++) {
+    if (mine[i].num_splits > 0)
+      list->tiles[before + __popc(found[i] & ((1u << lane) - 1))] = mine[i];
+    before += __popc(found[i]);
+  }
+  __syncthreads();
+  return merge_plan{all, choose_team(a, all, most_splits)};
+}
+
+/* The rows that a tile has. */
+static __device__ __forceinline__ int32_t rows_of_tile(const decode_args *a, const split_tile *tile) {
+  return min(tile->seqlen_q * a->group_heads - tile->row_tile * a->tile_rows, a->tile_rows);
 }
 
 static __device__ __forceinline__ int64_t partial_row(const decode_args *a, const split_tile *tile,
@@ -129,11 +109,6 @@ static __device__ __forceinline__ void add_weighted(float4 *sum, float weight, f
   sum->w += weight * o.w;
 }
 
-/* The rows that a tile has. */
-static __device__ __forceinline__ int32_t rows_of_tile(const decode_args *a, const split_tile *tile) {
-  return min(tile->seq.seqlen_q * a->group_heads - tile->row_tile * a->tile_rows, a->tile_rows);
-}
-
 /* Where a merged row goes, and its factor. */
 typedef struct merged_row {
   void *out;
@@ -145,15 +120,15 @@ static __device__ __forceinline__ merged_row end_merged_row(const decode_args *a
                                                             int32_t tile_row, float largest, float weights,
                                                             bool writes_lse) {
   const int32_t row = tile->row_tile * a->tile_rows + tile_row;
-  const int32_t token = row / a->group_heads;
+  const int32_t token = quotient(row, a->group_heads);
   const int64_t head = tile->kv_head * a->group_heads + row - token * a->group_heads;
   const bool empty = weights == 0;
   const float lse = empty ? -INFINITY : largest + logf(weights);
-  float *lse_at = lse_row(a, tile->batch, tile->seq.q_begin + token, head);
+  float *lse_at = lse_row(a, tile->batch, tile->q_begin + token, head);
   if (lse_at && writes_lse)
     *lse_at = empty ? empty_lse(a->flags) : lse;
   merged_row end;
-  end.out = out_row(a, tile->batch, tile->seq.q_begin + token, head);
+  end.out = out_row(a, tile->batch, tile->q_begin + token, head);
   end.scale = empty ? 0 : sink_scale(a->sink, head, lse) / weights;
   return end;
 }
@@ -163,7 +138,7 @@ static __device__ __forceinline__ void store_columns(const decode_args *a, merge
   store_pair(end.out, a->out_dtype, column + 2, sum.z * end.scale, sum.w * end.scale);
 }
 
-/* Few splits: a warp a row; lane i knows split i's weight. */
+/* A warp a row of few splits; lane i knows split i's weight. */
 static __device__ __forceinline__ void merge_by_warp(const decode_args *a, const split_tile *tile,
                                                      int32_t row, int lane) {
   if (row >= rows_of_tile(a, tile))
@@ -194,117 +169,133 @@ static __device__ __forceinline__ void merge_by_warp(const decode_args *a, const
       store_columns(a, end, c * CHUNK + lane * 4, sums[c]);
 }
 
-/* Many: a team of warps some columns of a row, which are `number` of all such; a warp of it takes splits
-   member, member + team, ..., and the warps' sums are added in their order. By a whole CTA. */
-static __device__ __forceinline__ void merge_by_team(const decode_args *a, const split_tile_list *list, int32_t number,
-                                                     int32_t chunks, int32_t team, float4 (*sums)[32],
-                                                     float *all_weights, int lane, int warp) {
-  const int32_t list_row = quotient(number, chunks), member = warp & (team - 1);
-  const int32_t first_column = (number - list_row * chunks) * CHUNK, column = first_column + lane * 4;
-  const split_tile *tile = &list->tiles[min(list_row >> a->tile_rows_log2, list->count - 1)];
-  const int32_t row = list_row & (a->tile_rows - 1), num_splits = tile->num_splits;
-  const bool is_due =
-      list_row < list->count * a->tile_rows && num_splits > FEW_SPLITS && row < rows_of_tile(a, tile);
-  float4 sum = make_float4(0, 0, 0, 0);
-  float weights = 0, largest = -INFINITY;
-  for (int32_t begin = member; is_due && begin < num_splits; begin += BATCH * team) {
+/* A sum of splits of a chunk, weighted relative to a reference, the largest lse among them. */
+typedef struct chunk_sum {
+  float4 o;
+  float reference, weights;
+} chunk_sum;
+
+/* Brings it to a reference that is no smaller. */
+static __device__ __forceinline__ void raise_reference(chunk_sum *sum, float reference) {
+  if (reference == sum->reference)
+    return;
+  const float factor = expf(sum->reference - reference);
+  sum->o.x *= factor;
+  sum->o.y *= factor;
+  sum->o.z *= factor;
+  sum->o.w *= factor;
+  sum->weights *= factor;
+  sum->reference = reference;
+}
+
+/* Splits `first`, `first` + `step`, ... of a row: the lane's columns from `column` on. Each warp has a reference of its own,
+   so that nobody waits for all splits' lse before the loads. */
+static __device__ __forceinline__ chunk_sum sum_splits(const decode_args *a, const split_tile *tile, int32_t row,
+                                                       int32_t column, int32_t first, int32_t step) {
+  chunk_sum sum = {make_float4(0, 0, 0, 0), -INFINITY, 0};
+  /* All splits but the first are at equal distances. */
+  const int64_t between = (int64_t)step * a->tiles_together * a->tile_rows;
+  int64_t next = partial_row(a, tile, row, first);
+  for (int32_t begin = first; begin < tile->num_splits; begin += BATCH * step) {
     float4 o[BATCH];
-    float lse[BATCH];
+    float lse[BATCH], largest = sum.reference;
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
-      const int32_t split = begin + i * team;
-      const int64_t at = partial_row(a, tile, row, split < num_splits ? split : 0);
-      lse[i] = split < num_splits ? a->partial_lse[at] : -INFINITY;
-      o[i] = make_float4(0, 0, 0, 0);
-      if (split < num_splits && column < a->head_dim_v)
-        o[i] = *(const float4 *)(a->partial_o + at * a->head_dim_v + column);
+      const int32_t split = begin + i * step;
+      lse[i] = -INFINITY;
+      if (split < tile->num_splits) {
+        lse[i] = a->partial_lse[next];
+        o[i] = *(const float4 *)(a->partial_o + next * a->head_dim_v + column);
+      }
+      next = split == 0 ? partial_row(a, tile, row, step) : next + between;
     }
-    if (begin == member) { /* while the first batch is on its way */
-      for (int32_t i = lane; i < num_splits; i += 32)
-        largest = fmaxf(largest, a->partial_lse[partial_row(a, tile, row, i)]);
-      largest = warp_max(largest);
-    }
+#pragma unroll
+    for (int i = 0; i < BATCH; i++)
+      largest = fmaxf(largest, lse[i]);
+    raise_reference(&sum, largest);
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
       if (lse[i] == -INFINITY)
-        continue;
+        continue; /* no such split, or none of its keys is seen */
       const float weight = expf(lse[i] - largest);
-      add_weighted(&sum, weight, o[i]);
-      weights += weight;
+      add_weighted(&sum.o, weight, o[i]);
+      sum.weights += weight;
     }
   }
+  return sum;
+}
+
+/* What a CTA's warps tell each other. */
+typedef struct team_sums {
+  float4 o[MERGE_WARPS][32];
+  float references[MERGE_WARPS], weights[MERGE_WARPS];
+} team_sums;
+
+/* A team of warps a chunk of a row, of which each takes some splits; their sums are added in their order. */
+static __device__ __forceinline__ void merge_by_team(const decode_args *a, const split_tile_list *list,
+                                                     const merge_plan *plan, int32_t number, int32_t chunks,
+                                                     team_sums *sums, int lane, int warp) {
+  const int32_t team = plan->team, member = warp & (team - 1), list_row = quotient(number, chunks);
+  const int32_t first_column = (number - list_row * chunks) * CHUNK, column = first_column + lane * 4;
+  const int32_t row = list_row & (a->tile_rows - 1);
+  const split_tile *tile = &list->tiles[min(list_row >> a->tile_rows_log2, plan->num_tiles - 1)];
+  const bool is_due =
+      list_row < plan->num_tiles * a->tile_rows && row < rows_of_tile(a, tile) && column < a->head_dim_v;
+  chunk_sum sum = {make_float4(0, 0, 0, 0), -INFINITY, 0};
+  if (is_due)
+    sum = sum_splits(a, tile, row, column, member, team);
   if (team > 1) {
-    sums[warp][lane] = sum;
     if (lane == 0)
-      all_weights[warp] = weights;
+      sums->references[warp] = sum.reference;
     __syncthreads();
+    float reference = sum.reference;
+    for (int w = warp - member; w < warp - member + team; w++)
+      reference = fmaxf(reference, sums->references[w]);
+    raise_reference(&sum, reference);
+    sums->o[warp][lane] = sum.o;
+    if (lane == 0)
+      sums->weights[warp] = sum.weights;
+    __syncthreads();
+    for (int w = warp + 1; member == 0 && w < warp + team; w++) {
+      add_weighted(&sum.o, 1, sums->o[w][lane]);
+      sum.weights += sums->weights[w];
+    }
   }
   if (is_due && member == 0) {
-    for (int w = warp + 1; w < warp + team; w++) {
-      add_weighted(&sum, 1, sums[w][lane]);
-      weights += all_weights[w];
-    }
-    const merged_row end = end_merged_row(a, tile, row, largest, weights, first_column == 0 && lane == 0);
-    if (column < a->head_dim_v)
-      store_columns(a, end, column, sum);
+    const merged_row end =
+        end_merged_row(a, tile, row, sum.reference, sum.weights, first_column == 0 && lane == 0);
+    store_columns(a, end, column, sum.o);
   }
-  if (team > 1)
-    __syncthreads();
 }
 
 /* All CTAs together. */
 static __device__ __forceinline__ void merge_tiles(const decode_args *a, const split_tile_list *list,
-                                                   float4 (*sums)[32], float *weights, int lane, int warp) {
-  const int32_t num_rows = list->count * a->tile_rows, chunks = ceil_div(a->head_dim_v, CHUNK);
-  const int32_t num_warps = (int32_t)gridDim.x * MERGE_WARPS;
-  for (int32_t i = (int32_t)blockIdx.x * MERGE_WARPS + warp; list->with_few > 0 && i < num_rows; i += num_warps) {
-    const split_tile *tile = &list->tiles[i >> a->tile_rows_log2];
-    if (tile->num_splits <= FEW_SPLITS)
-      merge_by_warp(a, tile, i & (a->tile_rows - 1), lane);
+                                                   const merge_plan *plan, team_sums *sums, int lane, int warp) {
+  const int32_t num_rows = plan->num_tiles * a->tile_rows, chunks = ceil_div(a->head_dim_v, CHUNK);
+  if (plan->team == 0) {
+    for (int32_t i = (int32_t)blockIdx.x * MERGE_WARPS + warp; i < num_rows; i += (int32_t)gridDim.x * MERGE_WARPS)
+      merge_by_warp(a, &list->tiles[i >> a->tile_rows_log2], i & (a->tile_rows - 1), lane);
+    return;
   }
-  /* The order of adding depends on the team, and so on the whole batch. */
-  static_assert(INVARIANT_MAX_SPLITS <= FEW_SPLITS, "teams are not for the batch-invariant mode");
-  const int32_t team = list->team, teams = MERGE_WARPS / team;
-  for (int32_t i = (int32_t)blockIdx.x * teams; list->with_many > 0 && i < num_rows * chunks;
-       i += (int32_t)gridDim.x * teams)
-    merge_by_team(a, list, i + warp / team, chunks, team, sums, weights, lane, warp);
+  const int32_t teams = MERGE_WARPS / plan->team;
+  for (int32_t i = (int32_t)blockIdx.x * teams; i < num_rows * chunks; i += (int32_t)gridDim.x * teams)
+    merge_by_team(a, list, plan, i + warp / plan->team, chunks, sums, lane, warp);
 }
 
-/* Which tiles are split it works out from the lengths, while the decode kernel still runs. */
-extern "C" __global__ void __launch_bounds__(MERGE_THREADS, MERGE_CTAS_PER_SM)
+extern "C" __global__ void __launch_bounds__(MERGE_THREADS, FMLAI_CUDA_MERGE_SPLITS_CTAS_PER_SM)
     fmlai_merge_splits(const __grid_constant__ fmlai_cuda_decode_args args) {
-  __shared__ batch_part part;
   __shared__ split_tile_list list;
-  __shared__ int32_t of_warps[MERGE_WARPS];
-  __shared__ float4 sums[MERGE_WARPS][32];
-  __shared__ float weights[MERGE_WARPS];
+  __shared__ team_sums sums;
   const decode_args *a = &args;
   const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-  cut c;
-  cut_batch(a, &c, lane);
-  /* Positions at which a tile may be split: the shares' ends; or every group of tiles. */
-  const int32_t spacing = max(c.share, 1);
-
-  for (int32_t first = 0; first < a->batch_size; first += MERGE_THREADS) {
-    read_part(a, &c, first, &part, of_warps, lane, warp);
-    const int32_t begin = ceil_div(part.begin, spacing) * a->tiles_together;
-    const int32_t end = ceil_div(part.ends[MERGE_THREADS - 1], spacing) * a->tiles_together;
-    for (int32_t index = begin; index < end; index += MERGE_THREADS) {
-      const int32_t number = (index + (int32_t)threadIdx.x) >> (a->tiles_together - 1);
-      const int32_t member = (index + (int32_t)threadIdx.x) & (a->tiles_together - 1);
-      split_tile mine;
-      mine.batch = -1;
-      if (index + (int32_t)threadIdx.x < end) {
-        const place at = find_in_part(&part, number * spacing);
-        mine = c.share == 0 ? tile_of_items(a, &c, at, number - at.begin, member)
-                            : tile_split_at(a, at, c.share, number, member);
-      }
-      gather_tiles(a, &mine, &list, of_warps, lane, warp);
-      begin_in_turn();
-      merge_tiles(a, &list, sums, weights, lane, warp);
-    }
+  begin_in_turn();
+  /* Of the first round there is something in any case: nobody waits for the number of rounds first. */
+  const int32_t num_rounds = *a->num_rounds;
+  for (int32_t first = 0, end = a->num_ctas; first < end; end = num_rounds * a->num_ctas) {
+    const merge_plan plan = list_tiles(a, first, end, &list, lane, warp);
+    merge_tiles(a, &list, &plan, &sums, lane, warp);
+    first = min(first + TILES_OF_THREAD * MERGE_THREADS, end);
   }
-  begin_in_turn(); /* also where nothing is split: whoever waits for this kernel waits for the one before */
 }
 
 /* ---- The parts of fmla_merge -------------------------------------------------------------------------- */

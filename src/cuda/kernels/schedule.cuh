@@ -14,6 +14,9 @@
  *
  * With tiles_together 2, pairs of a KV head's row tiles are cut together, and pairs of neighbouring CTAs have a share:
  * they read the same keys at about the same time, so that these leave the memory once.
+ *
+ * The merge does not work this out again: for each item of a CTA, or for its stretch of the line, there is a place that
+ * tells of the tile whose first split it is, if it is one.
  */
 #ifndef FMLAI_CUDA_SCHEDULE_CUH
 #define FMLAI_CUDA_SCHEDULE_CUH
@@ -27,7 +30,7 @@ enum {
   OVERHEAD_BLOCKS = 2,
   ITEM_MIN_BLOCKS = 16,    /* looking for a length of splits costs more than it gains where shares are shorter */
   SECOND_PIECE_BLOCKS = 4, /* what a CTA could compute in the time that a second piece and its merge take */
-  MAX_ROUNDS = 4,          /* items of a CTA */
+  MAX_ROUNDS = FMLAI_CUDA_MAX_ROUNDS,
   INVARIANT_MIN_SPLIT_KEYS = 1024,
   INVARIANT_MAX_SPLITS = 8
 };
@@ -37,6 +40,7 @@ enum {
 #define FLAG_EMPTY_LSE_POS_INF 0x4u
 
 typedef fmlai_cuda_decode_args decode_args;
+typedef fmlai_cuda_split_tile split_tile;
 
 /* For a >= 0 and b > 0. */
 static __device__ __forceinline__ int32_t quotient(int32_t a, int32_t b) { return (int32_t)((uint32_t)a / (uint32_t)b); }
@@ -138,19 +142,22 @@ static __device__ __forceinline__ int32_t num_groups(const decode_args *a, int l
   return warp_sum(sum);
 }
 
+static __device__ __forceinline__ int32_t num_shares(const decode_args *a) {
+  return a->num_ctas >> (a->tiles_together - 1);
+}
+
 /* Decides how to cut the batch, and returns its weight then. */
 static __device__ __forceinline__ int32_t cut_batch(const decode_args *a, cut *c, int lane) {
-  const int32_t num_shares = a->num_ctas >> (a->tiles_together - 1);
   *c = cut{(a->flags & FLAG_BATCH_INVARIANT) != 0 ? 0 : 1, 0};
   const int32_t weight = batch_weight(a, c, lane);
   if (c->share == 0)
     return weight;
-  c->share = max(ceil_div(weight, num_shares), a->min_share);
+  c->share = max(ceil_div(weight, num_shares(a)), a->min_share);
   if (c->share < ITEM_MIN_BLOCKS)
     return weight;
   const int32_t groups = num_groups(a, lane), blocks = weight - groups * OVERHEAD_BLOCKS;
   for (int32_t rounds = 1; rounds <= MAX_ROUNDS; rounds++) {
-    const int32_t most = rounds * num_shares, longest = c->share + OVERHEAD_BLOCKS + SECOND_PIECE_BLOCKS;
+    const int32_t most = rounds * num_shares(a), longest = c->share + OVERHEAD_BLOCKS + SECOND_PIECE_BLOCKS;
     cut items = {0, ceil_div(blocks, most)};
     for (; groups <= most && rounds * (items.split + OVERHEAD_BLOCKS) <= longest; items.split++) {
       const int32_t num_items = batch_weight(a, &items, lane);
@@ -208,6 +215,22 @@ typedef struct piece {
   int32_t slot; /* of the partial result; -1: the tile is not split */
 } piece;
 
+/* No tile is split here, unless that is written later by lane 0. */
+static __device__ __forceinline__ void clear_split_tiles(const decode_args *a, int32_t cta, int32_t num_rounds,
+                                                         int lane) {
+  for (int32_t round = lane; round < num_rounds; round += 32)
+    a->split_tiles[round * a->num_ctas + cta] = split_tile{};
+  if (cta == 0 && lane == 0)
+    *a->num_rounds = num_rounds;
+  __syncwarp();
+}
+
+/* Of the tile that a piece begins. By one thread. */
+static __device__ __forceinline__ void tell_of_split_tile(split_tile *to, const piece *p, int32_t num_splits,
+                                                          int32_t next_slot) {
+  *to = split_tile{p->batch, p->kv_head, p->row_tile, p->seq.q_begin, p->seq.seqlen_q, num_splits, p->slot, next_slot};
+}
+
 /* The state of a CTA's walk over its share; the same in all lanes of its warp. */
 typedef struct walk {
   cut cut;
@@ -216,6 +239,7 @@ typedef struct walk {
   place at;
   int32_t cta;
   int32_t member; /* of the CTAs that have the share together */
+  split_tile *to_tell; /* where to tell of the next item, or of the share */
 } walk;
 
 static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t cta, int lane) {
@@ -231,6 +255,8 @@ static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t 
   w.at = place{0, 0, 0};
   w.cta = cta;
   w.member = cta & (a->tiles_together - 1);
+  w.to_tell = a->split_tiles + cta;
+  clear_split_tiles(a, cta, w.cut.share > 0 ? 1 : max(ceil_div(weight, num_shares(a)), 1), lane);
   return w;
 }
 
@@ -243,7 +269,7 @@ static __device__ __forceinline__ bool find_tile(const decode_args *a, const seq
 }
 
 /* An item: false if it is not for this CTA. */
-static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, piece *p) {
+static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, piece *p, int lane) {
   const int32_t inside = w->position - w->at.begin;
   const int32_t blocks = split_blocks(&w->cut, &p->seq), splits = num_splits(&w->cut, &p->seq);
   const int32_t group = quotient(inside, splits);
@@ -251,12 +277,16 @@ static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, 
   p->block_begin = number * blocks;
   p->block_end = min(p->block_begin + blocks, p->seq.num_blocks);
   p->slot = splits > 1 ? (w->at.splits_before + inside) * a->tiles_together + w->member : -1;
-  w->position += a->num_ctas >> (a->tiles_together - 1);
-  return find_tile(a, &p->seq, group, w->member, &p->kv_head, &p->row_tile);
+  const bool has_tile = find_tile(a, &p->seq, group, w->member, &p->kv_head, &p->row_tile);
+  if (has_tile && splits > 1 && number == 0 && lane == 0)
+    tell_of_split_tile(w->to_tell, p, splits, p->slot + a->tiles_together);
+  w->position += num_shares(a);
+  w->to_tell += a->num_ctas;
+  return has_tile;
 }
 
 /* What the share has of the tile at its position: false if that is nothing for this CTA. */
-static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *w, piece *p) {
+static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *w, piece *p, int lane) {
   const int32_t length = p->seq.num_blocks + OVERHEAD_BLOCKS;
   const int32_t group = quotient(w->position - w->at.begin, length);
   const int32_t tile_begin = w->at.begin + group * length;
@@ -278,6 +308,10 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
   p->block_end = to - keys_begin;
   const bool begins = p->block_begin == 0, ends = p->block_end == p->seq.num_blocks;
   p->slot = begins && ends ? -1 : begins ? a->num_ctas + w->cta : w->cta;
+  if (begins && !ends && lane == 0) {
+    const int32_t last = quotient(tile_end - 1, w->cut.share); /* share */
+    tell_of_split_tile(w->to_tell, p, last - (w->cta >> (a->tiles_together - 1)) + 1, w->cta + a->tiles_together);
+  }
   return true;
 }
 
@@ -288,55 +322,11 @@ static __device__ __forceinline__ piece next_piece(const decode_args *a, walk *w
     w->at = find_place(a, &w->cut, w->at, w->position, lane);
     p.batch = w->at.batch;
     p.seq = read_sequence(a, p.batch);
-    if (w->cut.share == 0 ? take_item(a, w, &p) : take_stretch(a, w, &p))
+    if (w->cut.share == 0 ? take_item(a, w, &p, lane) : take_stretch(a, w, &p, lane))
       return p;
   }
   p.batch = -1;
   return p;
-}
-
-/* ---- Split tiles, as the merge finds them ------------------------------------------------------------ */
-
-/* A row tile whose keys are split: its partial results are slots first_slot, next_slot, and on from there in steps of
-   tiles_together. */
-typedef struct split_tile {
-  sequence seq;
-  int32_t batch; /* -1: none */
-  int32_t kv_head;
-  int32_t row_tile;
-  int32_t first_slot;
-  int32_t next_slot;
-  int32_t num_splits;
-} split_tile;
-
-/* The line: a member's tile that lies over the end of share `number` - 1 and has its first keys there. `at` is its sequence's place. */
-static __device__ __forceinline__ split_tile tile_split_at(const decode_args *a, place at, int32_t share, int32_t number,
-                                                           int32_t member) {
-  split_tile t;
-  t.seq = read_sequence(a, at.batch);
-  const int32_t length = t.seq.num_blocks + OVERHEAD_BLOCKS;
-  const int32_t group = quotient(share * number - at.begin, length);
-  const int32_t tile_begin = at.begin + group * length, first = quotient(tile_begin + OVERHEAD_BLOCKS, share);
-  const int32_t cta = first * a->tiles_together + member;
-  const bool has_tile = find_tile(a, &t.seq, group, member, &t.kv_head, &t.row_tile);
-  t.batch = has_tile && t.seq.num_blocks > 0 && first == number - 1 ? at.batch : -1;
-  t.first_slot = a->num_ctas + cta;
-  t.next_slot = cta + a->tiles_together;
-  t.num_splits = quotient(tile_begin + length - 1, share) - first + 1;
-  return t;
-}
-
-/* Items: a member's tile of a group of the sequence at a place, if it is split. */
-static __device__ __forceinline__ split_tile tile_of_items(const decode_args *a, const cut *c, place at, int32_t group,
-                                                           int32_t member) {
-  split_tile t;
-  t.seq = read_sequence(a, at.batch);
-  t.num_splits = num_splits(c, &t.seq);
-  const bool has_tile = find_tile(a, &t.seq, group, member, &t.kv_head, &t.row_tile);
-  t.batch = has_tile && t.num_splits > 1 ? at.batch : -1;
-  t.first_slot = (at.splits_before + group * t.num_splits) * a->tiles_together + member;
-  t.next_slot = t.first_slot + a->tiles_together;
-  return t;
 }
 
 #endif
