@@ -145,12 +145,25 @@ static fmla_status choose(const fmla_context *context, const fmla_decode_params 
   return FMLA_OK;
 }
 
+/* What the kernel needs, and the others that calls with fewer rows may take: so that it never shrinks as a step
+   grows. */
 static fmla_status decode_workspace(const fmla_context *context, const fmla_decode_params *params,
                                     size_t *bytes) {
+  const cpu_context *c = (const cpu_context *)context;
   const fmlai_cpu_kernel *kernel = NULL;
   const char *reason;
   FMLAI_TRY(choose_kernel(context, params, &kernel, &reason));
-  return fmlai_cpu_decode_workspace(kernel, params, &((const cpu_context *)context)->crew, bytes);
+  FMLAI_TRY(fmlai_cpu_decode_workspace(kernel, params, &c->crew, bytes));
+  for (int32_t i = 0; i < num_kernels && c->only == NULL; i++) {
+    size_t needed;
+    if (kernels[i]->fit_rows >= kernel->fit_rows || !runs_on(kernels[i], c->features) ||
+        !kernels[i]->serves(params))
+      continue;
+    FMLAI_TRY(fmlai_cpu_decode_workspace(kernels[i], params, &c->crew, &needed));
+    *bytes = needed > *bytes ? needed : *bytes;
+    break;
+  }
+  return FMLA_OK;
 }
 
 static fmla_status check_no_stream(const void *stream) {
@@ -169,7 +182,7 @@ static fmla_status decode(fmla_context *context, const fmla_decode_params *param
   FMLAI_TRY(choose_kernel(context, params, &kernel, &choice.reason));
   choice.kernel = kernel->name;
   size_t needed;
-  FMLAI_TRY(fmlai_cpu_decode_workspace(kernel, params, &c->crew, &needed));
+  FMLAI_TRY(decode_workspace(context, params, &needed));
   FMLAI_TRY(fmlai_check_workspace(workspace, workspace_bytes, needed));
   FMLAI_TRY(fmlai_check_decode_values(params));
   fmlai_report_choice(context, params, &choice);

@@ -39,7 +39,7 @@ static fmla_decode_params random_params(uint64_t *state) {
     p.head_dim_v = random_between(state, 1, p.head_dim_k);
   }
   p.head_dim_rope = 1;
-  p.max_seqlen_q = random_between(state, 0, 1) ? 1 : random_between(state, 0, 200);
+  p.max_seqlen_q = random_between(state, 0, 1) ? 1 : random_between(state, 0, 600);
   p.page_size = random_between(state, 1, 70);
   p.max_pages_per_seq = random_between(state, 0, 300);
   p.num_pages = random_between(state, 0, 1000);
