@@ -45,9 +45,8 @@ typedef struct item_work {
   work w;
   char *probabilities; /* [lane blocks][MAX_BLOCK_GROUPS] tiles */
   char *values;        /* [MAX_BLOCK_GROUPS][2] tiles: a stripe, which the next one replaces */
-  float *o;            /* [lane blocks][vectors of columns] tiles */
   float *scores;       /* of two units */
-  char *staging;       /* a group's keys, where they do not lie at even distances */
+  char *staging;       /* a group's keys, where they do not lie at even distances; a lane block of q or o */
 
   int32_t block_groups, num_groups; /* of a block; those whose probabilities are there or begun */
   fmlai_key_block groups[MAX_BLOCK_GROUPS];
@@ -67,7 +66,7 @@ static char *value_tiles(const item_work *s, int32_t group) {
 }
 static float *o_tile(const item_work *s, int32_t lane_block, int32_t vector) {
   const int32_t vectors = s->w.p->head_dim_v / LANES;
-  return s->o + ((size_t)lane_block * (size_t)vectors + (size_t)vector) * TILE_FLOATS;
+  return s->w.o + ((size_t)lane_block * (size_t)vectors + (size_t)vector) * TILE_FLOATS;
 }
 
 /* ---- Values ----------------------------------------------------------------------------------------- */
@@ -462,32 +461,33 @@ static size_t probability_bytes(int32_t rows) {
   return (size_t)lane_blocks_of(rows) * MAX_BLOCK_GROUPS * TILE_BYTES;
 }
 enum { VALUE_BYTES = MAX_BLOCK_GROUPS * 2 * TILE_BYTES };
-static size_t o_floats(const fmla_decode_params *p, int32_t rows) {
-  return (size_t)lane_blocks_of(rows) * LANES * (size_t)p->head_dim_v;
-}
 static size_t staging_bytes(const fmla_decode_params *p) {
-  return (size_t)GROUP_KEYS * (size_t)p->head_dim_k * sizeof(uint16_t);
+  const size_t keys = (size_t)GROUP_KEYS * (size_t)p->head_dim_k * sizeof(uint16_t);
+  const size_t o = LANES * (size_t)p->head_dim_v * sizeof(float);
+  return keys > o ? keys : o;
 }
 
 static size_t scratch_bytes(const fmla_decode_params *p, int32_t tile_rows) {
-  return (q_words(tile_rows, p->head_dim_k) + o_floats(p, tile_rows) + 2 * UNIT_FLOATS) * sizeof(float) +
-         probability_bytes(tile_rows) + VALUE_BYTES + staging_bytes(p);
+  return (q_words(tile_rows, p->head_dim_k) + 2 * UNIT_FLOATS) * sizeof(float) + probability_bytes(tile_rows) +
+         VALUE_BYTES + staging_bytes(p);
 }
 
-/* o in the order of its rows and columns, and the references, which the caller takes for the rows' maxima, to
- * base e.
+/* o in the order of its rows and columns, in the tiles' place, and the references, which the caller takes for
+ * the rows' maxima, to base e.
  */
 static void end_rows(const item_work *s) {
   const work *w = &s->w;
-  for (int32_t r = 0; r < w->num_rows; r++) {
-    float *to = w->o + (size_t)r * (size_t)w->p->head_dim_v;
-    w->reference[r] *= LN2;
-    for (int32_t v = 0; v < w->p->head_dim_v / LANES; v += 2) {
-      const float *from = o_tile(s, r / LANES, v) + (size_t)(r % LANES) * LANES;
-      vec columns[2] = {vec_load(from), vec_load(from + TILE_FLOATS)};
-      unweave(columns);
-      vec_store(to + v * LANES, columns[0]);
-      vec_store(to + (v + 1) * LANES, columns[1]);
+  const size_t dim_v = (size_t)w->p->head_dim_v;
+  for (int32_t b = 0; b < w->num_lane_blocks; b++) {
+    const float *from = memcpy(s->staging, o_tile(s, b, 0), LANES * dim_v * sizeof(float));
+    for (int32_t r = b * LANES; r < (b + 1) * LANES; r++, from += LANES) {
+      w->reference[r] *= LN2;
+      for (size_t v = 0; v < dim_v / LANES; v += 2) {
+        vec columns[2] = {vec_load(from + v * TILE_FLOATS), vec_load(from + (v + 1) * TILE_FLOATS)};
+        unweave(columns);
+        vec_store(w->o + (size_t)r * dim_v + v * LANES, columns[0]);
+        vec_store(w->o + (size_t)r * dim_v + (v + 1) * LANES, columns[1]);
+      }
     }
   }
 }
@@ -506,15 +506,15 @@ static void decode_item(const fmla_decode_params *p, const fmlai_plan_item *item
                        .row_sum = row_sum,
                        .weight = row_weight,
                        .q = scratch}};
-  s.o = s.w.q + q_words(rows, p->head_dim_k);
-  s.scores = s.o + o_floats(p, rows);
+  s.scores = s.w.q + q_words(rows, p->head_dim_k);
   s.probabilities = (char *)(s.scores + 2 * UNIT_FLOATS);
   s.values = s.probabilities + probability_bytes(rows);
   s.last.scores = s.scores;
   s.staging = s.values + VALUE_BYTES;
   pack_q(&s.w, (float *)(void *)s.staging);
-  memset(s.o, 0, o_floats(p, rows) * sizeof *s.o);
-  for (int32_t r = 0; r < s.w.num_lane_blocks * LANES; r++) {
+  const size_t room = (size_t)s.w.num_lane_blocks * LANES;
+  memset(o, 0, room * (size_t)p->head_dim_v * sizeof *o);
+  for (size_t r = 0; r < room; r++) {
     row_max[r] = -INFINITY;
     row_sum[r] = row_weight[r] = 0;
   }

@@ -6,16 +6,17 @@
 
 void fmlai_find_keys(fmlai_key_block *block, const fmla_decode_params *p, const fmlai_plan_tile *tile,
                      int64_t begin, int64_t end, int32_t block_keys, int32_t granularity) {
-  const int32_t dtype = fmlai_kv_dtype(p->kv_format);
+  const int64_t stride = p->kv_stride_token * (int64_t)fmlai_dtype_bytes(fmlai_kv_dtype(p->kv_format));
   const int64_t left = end > begin ? end - begin : 0;
   block->begin = begin;
   block->count = left < block_keys ? (int32_t)left : block_keys;
   block->padded = (block->count + granularity - 1) / granularity * granularity;
   for (int32_t t = 0; t < block->count;) {
     int64_t run;
-    const void *entry = fmlai_kv_entry(p, tile->batch, tile->kv_head, begin + t, &run);
-    for (int64_t i = 0; i < run && t < block->count; i++, t++)
-      block->keys[t] = fmlai_at(entry, dtype, i * p->kv_stride_token);
+    const char *entry = fmlai_kv_entry(p, tile->batch, tile->kv_head, begin + t, &run);
+    const int32_t run_end = run < block->count - t ? t + (int32_t)run : block->count;
+    for (; t < run_end; t++, entry += stride)
+      block->keys[t] = entry;
   }
   for (int32_t t = block->count; t < block->padded; t++)
     block->keys[t] = block->keys[block->count - 1];
