@@ -327,7 +327,7 @@ static key_tile find_key_tile(const void *const *keys, int32_t dim, char *stagin
 /* 32 values' part of the scores of one or two lane blocks. A unit's first step (`before` not NULL) puts the
    sums before away, one before each product. */
 INLINE void score_step(const key_tile keys[2], const char *q, size_t q_bytes, size_t at, bool two,
-                       float *before) {
+                       float *before, bool two_before) {
   q += at * TILE_DIM;
   tile_load_once(6, q, TILE_ROW_BYTES);
   tile_load(4, keys[0].at + at, keys[0].stride);
@@ -340,12 +340,16 @@ INLINE void score_step(const key_tile keys[2], const char *q, size_t q_bytes, si
   tile_multiply_add(1, 5, 6);
   if (two)
     tile_load_once(7, q + q_bytes, TILE_ROW_BYTES);
-  if (before != NULL)
-    tile_store_and_zero(2, before + 2 * TILE_FLOATS);
+  if (two_before)
+    tile_store(2, before + 2 * TILE_FLOATS, TILE_ROW_BYTES);
+  if (two && before != NULL)
+    tile_zero(2);
   if (two)
     tile_multiply_add(2, 4, 7);
-  if (before != NULL)
-    tile_store_and_zero(3, before + 3 * TILE_FLOATS);
+  if (two_before)
+    tile_store(3, before + 3 * TILE_FLOATS, TILE_ROW_BYTES);
+  if (two && before != NULL)
+    tile_zero(3);
   if (two)
     tile_multiply_add(3, 5, 7);
 }
@@ -366,14 +370,14 @@ INLINE void score_unit(item_work *s, const key_tile keys[2], int32_t lane_block,
   const void *const *ahead = by_lines ? s->ahead.keys + lane_block / UNIT_BLOCKS % LINE_UNITS : NULL;
   size_t at = TILE_ROW_BYTES;
   TILE_BARRIER();
-  score_step(keys, q, q_bytes, 0, two, s->last.scores);
+  score_step(keys, q, q_bytes, 0, two, s->last.scores, s->last.count > 1);
   TILE_BARRIER();
   beside_score(s, ahead, 0);
   begin_softmax(s);
   for (int32_t i = 0; i < s->last.count && at + JOB_STEPS * TILE_ROW_BYTES <= end; i++) {
     score_job job = begin_job(s, i);
     for (int32_t j = 0; j < JOB_STEPS; j++, at += TILE_ROW_BYTES) {
-      score_step(keys, q, q_bytes, at, two, NULL);
+      score_step(keys, q, q_bytes, at, two, NULL, false);
       take_scores(&job, JOB_KEYS);
       beside_score(s, ahead, at);
     }
@@ -381,7 +385,7 @@ INLINE void score_unit(item_work *s, const key_tile keys[2], int32_t lane_block,
       end_job(s, i, &job);
   }
   for (; at < end; at += TILE_ROW_BYTES) {
-    score_step(keys, q, q_bytes, at, two, NULL);
+    score_step(keys, q, q_bytes, at, two, NULL, false);
     beside_score(s, ahead, at);
   }
   TILE_BARRIER();
