@@ -136,11 +136,23 @@ INLINE void add_step(const char *p0, const char *p1, const char *values, const f
   tile_multiply_add(3, 5, 7);
 }
 
-/* What vectors do beside it. */
-INLINE void beside_add(item_work *s, int32_t stripe, int32_t group, bool ends) {
+/* A step's share of bringing sums into the first cache. */
+INLINE void fetch_sums(const four_sums *sums, int32_t group) {
+  enum { LINES = 2 * TILE_DIM / MAX_BLOCK_GROUPS };
+  UNROLL for (int32_t i = group * LINES; i < (group + 1) * LINES; i++) {
+    __builtin_prefetch(sums->top + (size_t)i * LANES, 0, 3);
+    __builtin_prefetch(sums->bottom + (size_t)i * LANES, 0, 3);
+  }
+}
+
+/* What vectors do beside it: either would wait for the second cache if both came at once. `next` are the next
+   unit's sums, NULL if nothing shall fetch them. */
+INLINE void beside_add(item_work *s, int32_t stripe, int32_t group, bool ends, const four_sums *next) {
   if (ends) {
     TILE_BARRIER(); /* the tiles have read what this replaces */
     weave_stripe(s, stripe + 1, group);
+  } else if (next != NULL) {
+    fetch_sums(next, group);
   }
   if (!s->by_lines)
     fetch(&s->fetch, s->fetch_rate);
@@ -153,13 +165,15 @@ static void add_2x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t gr
   const char *p0 = probability_tile(s, lane_block, 0), *p1 = probability_tile(s, lane_block + 1, 0);
   const char *values = value_tiles(s, 0);
   const bool ends = ends_stripe(s, stripe, lane_block);
+  const four_sums next = o_sums_of(s, lane_block + UNIT_BLOCKS, stripe);
+  const four_sums *fetched = lane_block + 2 * UNIT_BLOCKS <= s->w.num_lane_blocks ? &next : NULL;
   TILE_BARRIER();
   add_step(p0, p1, values, before, &o);
-  beside_add(s, stripe, 0, ends);
+  beside_add(s, stripe, 0, ends, fetched);
   for (int32_t g = 1; g < groups; g++) {
     const size_t at = (size_t)g * TILE_BYTES;
     add_step(p0 + at, p1 + at, values + 2 * at, NULL, NULL);
-    beside_add(s, stripe, g, ends);
+    beside_add(s, stripe, g, ends, fetched);
   }
   TILE_BARRIER();
   *before = o;
@@ -178,7 +192,7 @@ static void add_1x2(item_work *s, int32_t lane_block, int32_t stripe, int32_t gr
     tile_multiply_add(0, 4, 6);
     tile_load(7, values + TILE_BYTES, TILE_ROW_BYTES);
     tile_multiply_add(1, 4, 7);
-    beside_add(s, stripe, g, ends);
+    beside_add(s, stripe, g, ends, NULL);
   }
   tile_store(0, o, TILE_ROW_BYTES);
   tile_store(1, o + TILE_FLOATS, TILE_ROW_BYTES);
