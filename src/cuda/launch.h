@@ -11,8 +11,9 @@ typedef struct fmlai_cuda_launch {
   int32_t shared_bytes;
 } fmlai_cuda_launch;
 
-/* Where the device code can, the kernel waits by itself for those before it in the stream, and is launched before they
-   have ended. `parameters`: the address of each of the kernel's. The context is entered, here and below. */
+/* Where the device code can, the kernel waits by itself for those before it in the stream, and is launched
+   before they have ended. `parameters`: the address of each of the kernel's. The context is entered, here and
+   below. */
 fmla_status fmlai_cuda_launch_kernel(const fmlai_cuda_context *c, const fmlai_cuda_launch *launch,
                                      void **parameters, CUstream stream);
 

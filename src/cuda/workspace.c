@@ -17,9 +17,9 @@ typedef struct counts {
 
 /*
  * Normal mode: of the line a CTA begins one split tile at most, and goes on with one; of items that are parts
- * of a tile it has two at most (kernels/schedule.cuh). Batch-invariant: by the plan's formula; the last round may
- * have one item alone. There total_q
- * bounds each sequence but not their sum: wrong cu_seqlens_q may add up to more.
+ * of a tile it has two at most (kernels/schedule.cuh). Batch-invariant: by the plan's formula; the last round
+ * may have one item alone. There total_q bounds each sequence but not their sum: wrong cu_seqlens_q may add up
+ * to more.
  */
 static counts count(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t variant) {
   const int32_t together = fmlai_cuda_variants[variant].tiles_together;

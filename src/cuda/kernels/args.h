@@ -16,14 +16,14 @@ typedef struct fmlai_cuda_tensor_map {
 } fmlai_cuda_tensor_map;
 
 /* The kernel that merges its splits; two CTAs have loads enough under way for all of a GPU's bandwidth. */
-#define FMLAI_CUDA_MERGE_SPLITS_THREADS 256
+#define FMLAI_CUDA_MERGE_SPLITS_THREADS     256
 #define FMLAI_CUDA_MERGE_SPLITS_CTAS_PER_SM 2
 
 /* Items of a CTA at most, outside of the batch-invariant mode (schedule.cuh). */
 #define FMLAI_CUDA_MAX_ROUNDS 4
 
-/* A row tile whose keys are split, as the merge gets to know it from the CTA that has its first keys: its partial results
-   are slots first_slot, next_slot, and on from there in steps of tiles_together. */
+/* A row tile whose keys are split, as the merge gets to know it from the CTA that has its first keys: its
+   partial results are slots first_slot, next_slot, and on from there in steps of tiles_together. */
 typedef struct fmlai_cuda_split_tile {
 #ifdef __cplusplus
   alignas(16) int32_t batch;
@@ -31,7 +31,7 @@ typedef struct fmlai_cuda_split_tile {
   _Alignas(16) int32_t batch;
 #endif
   int32_t kv_head;
-  int32_t row_tile;         /* of the KV head's rows */
+  int32_t row_tile;          /* of the KV head's rows */
   int32_t q_begin, seqlen_q; /* of the sequence */
   int32_t num_splits;        /* 0: there is no such tile */
   int32_t first_slot, next_slot;
@@ -51,9 +51,9 @@ typedef struct fmlai_cuda_decode_args {
   float *lse; /* or NULL */
 
   /* Workspace */
-  float *partial_o;   /* [slots, tile_rows, head_dim_v], normalised */
-  float *partial_lse; /* [slots, tile_rows] */
-  int32_t *num_rounds; /* of CTAs' items; on the line 1 */
+  float *partial_o;                   /* [slots, tile_rows, head_dim_v], normalised */
+  float *partial_lse;                 /* [slots, tile_rows] */
+  int32_t *num_rounds;                /* of CTAs' items; on the line 1 */
   fmlai_cuda_split_tile *split_tiles; /* [num_rounds, num_ctas] */
 
   int64_t q_stride_batch, q_stride_token, q_stride_head;
