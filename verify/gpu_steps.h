@@ -29,7 +29,7 @@ __attribute__((format(printf, 2, 3))) verify_outcome verify_gpu_fail(verify_gpu 
 
 /* How often something is done that a full check does so many times. */
 static inline int verify_gpu_times(const verify_gpu *gpu, int times) {
-  return times / gpu->divisor + 1;
+  return (times + gpu->divisor - 1) / gpu->divisor;
 }
 
 /* The outcome of a call that did not return FMLA_OK. */

@@ -20,28 +20,30 @@ def _find_guards() -> _Guards | None:
     All tensors of a call take it as long as one tensor's shape and strides take in Python. It is no public part of
     torch: None where it is not there, or not as it is used here.
     """
-    tensor, others = torch.empty(3, 5), (torch.empty(3, 4), torch.empty(5, 3).T, torch.empty(3, 5, dtype=torch.int32))
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="cpu")
+
+    tensor, others = empty(3, 5), (empty(3, 4), empty(5, 3).T, empty(3, 5, dtype=torch.int32))
     try:
         guards: _Guards = torch._C._dynamo.guards.TensorGuards
         match = guards(tensor, dynamic_dims_sizes=[[3, 5]], dynamic_dims_strides=[[5, 1]]).check
-        return guards if match(torch.empty(3, 5)) and not any(match(other) for other in others) else None
-    except (AttributeError, TypeError):
+        return guards if match(empty(3, 5)) and not any(match(other) for other in others) else None
+    except (AttributeError, TypeError, RuntimeError):
         return None
 
 
 _TensorGuards = _find_guards()
 
-# Plan function, context, dtype of a new out, options.
-_Head: TypeAlias = tuple[Any, Any, Any, Any]
+# Plan function, context, dtype of a new out, options, which tensors are None.
+_Head: TypeAlias = tuple[Any, Any, Any, Any, list[bool]]
 _Tensors: TypeAlias = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     head: _Head
-    absent: Callable[[_Tensors], _Tensors]  # of a call's tensors those that have to be None
-    nones: tuple[None, ...]
-    given: Callable[[_Tensors], tuple[Tensor, ...]]  # the others
+    given: Callable[[_Tensors], tuple[Tensor, ...]]  # of a call's tensors those that are not None
     match: Callable[..., bool]  # of them
     plan: Plan
 
@@ -56,23 +58,19 @@ def _put_first(call: _Call) -> None:
     _calls = (call, *[other for other in _calls if other is not call][: _MAX_CALLS - 1])
 
 
-def _pick(indices: list[int]) -> Callable[[_Tensors], Any]:
-    """Those of a call's tensors as a tuple. (itemgetter makes none of one; the first is there twice.)"""
-    return itemgetter(*indices, indices[0]) if indices else lambda _: ()
-
-
 def _remember(head: _Head, tensors: _Tensors, plan: Plan) -> None:
-    if _TensorGuards is not None:
-        absent = _pick([i for i, t in enumerate(tensors) if t is None])
-        given = itemgetter(*[i for i, t in enumerate(tensors) if t is not None])  # two at least
-        sizes = [list(t.shape) for t in given(tensors)]
-        strides = [list(t.stride()) for t in given(tensors)]
-        guards = _TensorGuards(*given(tensors), dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
-        _put_first(_Call(head, absent, absent(tensors), given, guards.check, plan))
+    if _TensorGuards is None:
+        return
+    given = itemgetter(*[i for i, is_none in enumerate(head[-1]) if not is_none])  # two at least
+    sizes = [list(t.shape) for t in given(tensors)]
+    strides = [list(t.stride()) for t in given(tensors)]
+    match = _TensorGuards(*given(tensors), dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
+    if match(*given(tensors)):  # no call is like one that has a tensor twice
+        _put_first(_Call(head, given, match, plan))
 
 
 def _make(head: _Head, tensors: _Tensors) -> Plan:
-    plan_call, opened, out_dtype, options = head
+    plan_call, opened, out_dtype, options, _ = head
     names = DECODE_ARRAYS if plan_call is plan_decode else MERGE_ARRAYS
     for name, tensor in zip(names, tensors, strict=True):
         if not isinstance(tensor, Tensor | None):
@@ -92,9 +90,9 @@ def plan_of(
     options: tuple[Any, ...],
 ) -> Plan:
     """The plan of a call, made only if no recent one was alike. An engine waits for this code: it is kept short."""
-    head = (plan_call, context(device), out_dtype, options)
+    head = (plan_call, context(device), out_dtype, options, [t is None for t in tensors])
     for call in _calls:
-        if call.head == head and call.absent(tensors) == call.nones and call.match(*call.given(tensors)):
+        if call.head == head and call.match(*call.given(tensors)):
             if call is not _calls[0]:
                 _put_first(call)
             return call.plan

@@ -159,9 +159,9 @@ static fmla_status decode_workspace(const fmla_context *context, const fmla_deco
     if (kernels[i]->fit_rows >= kernel->fit_rows || !runs_on(kernels[i], c->features) ||
         !kernels[i]->serves(params))
       continue;
-    FMLAI_TRY(fmlai_cpu_decode_workspace(kernels[i], params, &c->crew, &needed));
+    kernel = kernels[i]; /* the next that fewer rows lead to */
+    FMLAI_TRY(fmlai_cpu_decode_workspace(kernel, params, &c->crew, &needed));
     *bytes = needed > *bytes ? needed : *bytes;
-    break;
   }
   return FMLA_OK;
 }

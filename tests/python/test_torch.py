@@ -142,6 +142,10 @@ def test_recent_calls_are_told_apart(device: str, monkeypatch: pytest.MonkeyPatc
             for got, want in zip(run(i), fresh[i], strict=True):
                 assert got.dtype == want.dtype
                 assert torch.equal(got.nan_to_num(7), want.nan_to_num(7)), calls[i][1]
+    twice = flash_mla.decode(q, cache, table, lengths, out=out, lse=lse)[0]
+    with pytest.raises(TypeError, match="sink is a ndarray"):
+        flash_mla.decode(q, cache, table, lengths, sink=row.cpu().numpy())
+    assert torch.equal(twice, out)
     for wrong in ({"sink": row[:4]}, {"lse": row}, {"sink": lse}):
         with pytest.raises(ValueError, match="has shape"):
             flash_mla.decode(q, cache, table, lengths, **wrong)

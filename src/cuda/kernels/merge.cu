@@ -12,6 +12,7 @@ enum {
   FEW_SPLITS = 16,     /* a warp may have a row of them */
   BATCH = 8            /* splits whose loads a warp that has a chunk has under way */
 };
+static_assert(FEW_SPLITS <= 32 && INVARIANT_MAX_SPLITS <= FEW_SPLITS, "a lane knows a split's weight");
 
 /* ---- The splits of a decode step ------------------------------------------------------------------ */
 

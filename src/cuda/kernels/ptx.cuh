@@ -101,27 +101,14 @@ static __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-/* Chains of kernels in a stream, where each is launched before the one before it has ended. */
-
-/* The kernel that follows in the stream may be launched. Only behind wait_for_dependencies() in some kernel of the chain:
-   so what was written before that one may be read at once. */
-static __device__ __forceinline__ void allow_dependents(void) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-/* Waits for the kernels before this one in the stream, and for what they wrote. */
-static __device__ __forceinline__ void wait_for_dependencies(void) {
+/* What a kernel does before it reads or writes global memory: it waits for the kernels before it in the stream, and for
+   what they wrote; and the kernel that follows may be launched, and wait in its turn. Only then: so whoever is launched
+   finds all done but for the kernel right before it. */
+static __device__ __forceinline__ void begin_in_turn(void) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
-}
-
-/* What a kernel does before it reads or writes global memory. */
-static __device__ __forceinline__ void begin_in_turn(void) {
-  wait_for_dependencies();
-  allow_dependents();
 }
 
 #endif
