@@ -43,7 +43,7 @@ class Plan:
     pack: Callable[..., bytes]  # of the pointers to those arrays, NULL for the others
     after: bytes
     workspace_bytes: ctypes.c_size_t
-    workspace_shape: tuple[int]
+    workspace_shape: tuple[int]  # the same, as of an array of bytes
     out_shape: tuple[int, ...]
     out_strides: tuple[int, ...]
     lse_shape: tuple[int, ...]
