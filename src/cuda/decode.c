@@ -50,6 +50,7 @@ static fmlai_cuda_decode_args make_args(const fmla_decode_params *p, const fmlai
       .out_dtype = p->out_dtype,
       .flags = p->flags,
       .softmax_scale = p->softmax_scale,
+      .num_slots = l->num_slots,
       .num_ctas = choice->num_ctas,
       .tiles_together = choice->tiles_together,
       .min_share = fmlai_cuda_variants[choice->variant].min_share,

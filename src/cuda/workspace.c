@@ -53,6 +53,7 @@ static size_t append(size_t *end, size_t bytes) {
 static size_t place(const counts *n, int32_t rows, int32_t head_dim_v, fmlai_cuda_layout *l) {
   const size_t row_bytes = sizeof(float) * (size_t)rows;
   size_t end = 0;
+  l->num_slots = (int32_t)n->slots;
   l->check_report = append(&end, sizeof(fmlai_cuda_check_report));
   l->num_rounds = append(&end, sizeof(int32_t));
   l->split_tiles = append(&end, (size_t)n->items * sizeof(fmlai_cuda_split_tile));

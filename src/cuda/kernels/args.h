@@ -76,6 +76,7 @@ typedef struct fmlai_cuda_decode_args {
   uint32_t flags;    /* FMLA_CAUSAL, FMLA_BATCH_INVARIANT, FMLA_EMPTY_LSE_POS_INF */
   float softmax_scale;
 
+  int32_t num_slots;      /* of partial results */
   int32_t num_ctas;       /* of the decode kernel: tiles_together for each share */
   int32_t tiles_together; /* row tiles of a KV head whose CTAs go over the same keys side by side */
   int32_t min_share;      /* blocks of keys: no share is shorter */

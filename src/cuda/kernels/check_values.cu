@@ -72,7 +72,8 @@ static __device__ void check_pages(const fmlai_cuda_decode_args *a, check_report
 /* By one CTA; the report is zeros before. */
 extern "C" __global__ void __launch_bounds__(FMLAI_CUDA_CHECK_THREADS)
     fmlai_check_values(const __grid_constant__ fmlai_cuda_decode_args args, check_report *report) {
-  begin_in_turn();
+  wait_for_turn();
+  let_next_begin();
   if (args.cu_seqlens_q && check_queries(&args, report))
     return;
   if (!check_lengths(&args, report))

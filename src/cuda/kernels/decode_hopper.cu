@@ -47,6 +47,8 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
   uint32_t parities = 3; /* of the stages' rounds before, a bit each */
   for (uint32_t number = 0;; number++) {
     const piece part = next_piece(a, &w, lane);
+    if (part.batch < 0)
+      end_walk(&w, lane);
     publish(&control->feed, number, &part, lane);
     if (part.batch < 0)
       return;

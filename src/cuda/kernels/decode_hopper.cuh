@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
   if (threadIdx.x == 0)
     init_barriers(control);
   __syncthreads();
-  begin_in_turn();
+  wait_for_turn();
 
   if (group == 2) {
     REGISTERS_DOWN_TO(72);

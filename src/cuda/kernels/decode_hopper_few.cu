@@ -68,6 +68,8 @@ static __device__ __forceinline__ void feed_boxes(const decode_args *a, const fm
   uint32_t tile = 0; /* counted on through all pieces */
   for (uint32_t number = 0;; number++) {
     const piece part = next_piece(a, &w, lane);
+    if (part.batch < 0)
+      end_walk(&w, lane);
     publish(&control->feed, number, &part, lane);
     if (part.batch < 0)
       return;

@@ -61,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
   const int my_pairs = (a->head_dim_v / 16 - warp + WARPS - 1) / WARPS;
 
   const float scale_log2 = a->softmax_scale * 1.4426950408889634f;
-  begin_in_turn();
+  wait_for_turn();
   walk w;
   if (warp == 0)
     w = begin_walk(a, (int32_t)blockIdx.x, lane);
@@ -70,6 +70,8 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
   for (;;) {
     if (warp == 0) {
       const piece next = next_piece(a, &w, lane);
+      if (next.batch < 0)
+        end_walk(&w, lane);
       if (lane == 0)
         *part = next;
     }
@@ -103,6 +105,8 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
         LOAD_TILE(stage);
       cp_async_commit();
     }
+    if (warp == 0)
+      end_walk(&w, lane);
 
     /* Keys that this thread's row may see. */
     int32_t visible_end = key_end;

@@ -41,6 +41,24 @@ static __device__ __forceinline__ int choose_team(const decode_args *a, int32_t 
   return team;
 }
 
+/* Past the L1, as it may be told just now. What can't be a tile is none: then lengths changed while the decode kernel
+   ran, and CTAs saw different ones. */
+static __device__ __forceinline__ split_tile read_split_tile(const decode_args *a, int32_t place) {
+  const int4 *from = (const int4 *)(a->split_tiles + place);
+  const int4 low = __ldcg(from), high = __ldcg(from + 1);
+  split_tile t = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  const int64_t last_slot = t.next_slot + (int64_t)(t.num_splits - 2) * a->tiles_together;
+  const bool is_possible =
+      t.batch >= 0 && t.batch < a->batch_size && t.kv_head >= 0 && t.kv_head < a->num_kv_heads && t.row_tile >= 0 &&
+      (int64_t)t.row_tile * a->tile_rows < (int64_t)t.seqlen_q * a->group_heads &&
+      t.q_begin >= 0 && t.seqlen_q >= 0 && t.seqlen_q <= a->max_seqlen_q &&
+      t.q_begin <= (a->cu_seqlens_q ? a->total_q - t.seqlen_q : 0) && t.first_slot >= 0 && t.next_slot >= 0 &&
+      t.first_slot < a->num_slots && last_slot < a->num_slots;
+  if (!is_possible)
+    t.num_splits = 0;
+  return t;
+}
+
 /* The split tiles among what the decode kernel tells of places `first` .. `end` - 1, in an order that depends on nothing
    else. */
 static __device__ __forceinline__ merge_plan list_tiles(const decode_args *a, int32_t first, int32_t end,
@@ -53,7 +71,7 @@ static __device__ __forceinline__ merge_plan list_tiles(const decode_args *a, in
     const int32_t place = first + i * MERGE_THREADS + (int32_t)threadIdx.x;
     mine[i].num_splits = 0;
     if (place < end)
-      mine[i] = a->split_tiles[place];
+      mine[i] = read_split_tile(a, place);
   }
 #pragma unroll
   for (int i = 0; i < TILES_OF_THREAD; i++) {
@@ -289,11 +307,14 @@ extern "C" __global__ void __launch_bounds__(MERGE_THREADS, FMLAI_CUDA_MERGE_SPL
   __shared__ team_sums sums;
   const decode_args *a = &args;
   const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-  begin_in_turn();
+  const int32_t num_rounds = __ldcg(a->num_rounds);
   /* Of the first round there is something in any case: nobody waits for the number of rounds first. */
-  const int32_t num_rounds = *a->num_rounds;
   for (int32_t first = 0, end = a->num_ctas; first < end; end = num_rounds * a->num_ctas) {
     const merge_plan plan = list_tiles(a, first, end, &list, lane, warp);
+    if (first == 0) { /* split tiles are told of by now (end_walk), results not */
+      wait_for_turn();
+      let_next_begin();
+    }
     merge_tiles(a, &list, &plan, &sums, lane, warp);
     first = min(first + TILES_OF_THREAD * MERGE_THREADS, end);
   }
@@ -319,7 +340,8 @@ extern "C" __global__ void __launch_bounds__(FMLAI_CUDA_MERGE_THREADS)
     fmlai_merge_parts(const __grid_constant__ fmlai_cuda_merge_args args) {
   const fmlai_cuda_merge_args *a = &args;
   const int64_t num_rows = (int64_t)a->batch_size * a->seqlen_q * a->num_q_heads;
-  begin_in_turn();
+  wait_for_turn();
+  let_next_begin();
   const float empty = empty_lse(a->flags);
   for (int64_t row = blockIdx.x; row < num_rows; row += gridDim.x) {
     const int64_t head = row % a->num_q_heads, token = row / a->num_q_heads % a->seqlen_q;

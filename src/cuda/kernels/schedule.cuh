@@ -22,14 +22,14 @@
 #define FMLAI_CUDA_SCHEDULE_CUH
 
 #include "args.h"
-
-#include <stdint.h>
+#include "ptx.cuh"
 
 enum {
   BLOCK_KEYS = 64,
   OVERHEAD_BLOCKS = 2,
   ITEM_MIN_BLOCKS = 16,    /* looking for a length of splits costs more than it gains where shares are shorter */
   SECOND_PIECE_BLOCKS = 4, /* what a CTA could compute in the time that a second piece and its merge take */
+  IDLE_PART = 32,          /* CTAs may idle for this part of the time: the others have their bandwidth and their power */
   MAX_ROUNDS = FMLAI_CUDA_MAX_ROUNDS,
   INVARIANT_MIN_SPLIT_KEYS = 1024,
   INVARIANT_MAX_SPLITS = 8
@@ -134,40 +134,63 @@ static __device__ __forceinline__ int32_t batch_weight(const decode_args *a, con
   return warp_sum(sum);
 }
 
-/* All row tiles of the batch, or pairs of them. */
-static __device__ __forceinline__ int32_t num_groups(const decode_args *a, int lane) {
-  int32_t sum = 0;
-  for (int32_t i = lane; i < a->batch_size; i += 32)
-    sum += read_sequence(a, i).num_groups;
-  return warp_sum(sum);
+typedef struct batch_totals {
+  int32_t groups;         /* row tiles, or pairs of them */
+  int32_t blocks;         /* of all groups */
+  int32_t longest_blocks; /* of a sequence that has rows */
+} batch_totals;
+
+static __device__ __forceinline__ batch_totals add_up_batch(const decode_args *a, int lane) {
+  batch_totals t = {0, 0, 0};
+  for (int32_t i = lane; i < a->batch_size; i += 32) {
+    const sequence s = read_sequence(a, i);
+    t.groups += s.num_groups;
+    t.blocks += s.num_groups * s.num_blocks;
+    t.longest_blocks = max(t.longest_blocks, s.num_groups > 0 ? s.num_blocks : 0);
+  }
+  return batch_totals{warp_sum(t.groups), warp_sum(t.blocks), __reduce_max_sync(0xffffffffu, t.longest_blocks)};
 }
 
 static __device__ __forceinline__ int32_t num_shares(const decode_args *a) {
   return a->num_ctas >> (a->tiles_together - 1);
 }
 
-/* Decides how to cut the batch, and returns its weight then. */
+/* Decides how to cut the batch, and returns its weight then. A look at all lengths takes a good part of a microsecond, and
+   everybody waits for it. */
 static __device__ __forceinline__ int32_t cut_batch(const decode_args *a, cut *c, int lane) {
-  *c = cut{(a->flags & FLAG_BATCH_INVARIANT) != 0 ? 0 : 1, 0};
-  const int32_t weight = batch_weight(a, c, lane);
-  if (c->share == 0)
-    return weight;
-  c->share = max(ceil_div(weight, num_shares(a)), a->min_share);
-  if (c->share < ITEM_MIN_BLOCKS)
-    return weight;
-  const int32_t groups = num_groups(a, lane), blocks = weight - groups * OVERHEAD_BLOCKS;
-  for (int32_t rounds = 1; rounds <= MAX_ROUNDS; rounds++) {
-    const int32_t most = rounds * num_shares(a), longest = c->share + OVERHEAD_BLOCKS + SECOND_PIECE_BLOCKS;
-    cut items = {0, ceil_div(blocks, most)};
-    for (; groups <= most && rounds * (items.split + OVERHEAD_BLOCKS) <= longest; items.split++) {
-      const int32_t num_items = batch_weight(a, &items, lane);
-      /* The workspace holds the partial results of two items of each CTA. */
-      if (num_items <= most && (rounds <= 2 || num_items == groups)) {
-        *c = items;
-        return num_items;
+  *c = cut{0, 0};
+  if (a->flags & FLAG_BATCH_INVARIANT)
+    return batch_weight(a, c, lane);
+  const batch_totals t = add_up_batch(a, lane);
+  const int32_t weight = t.blocks + t.groups * OVERHEAD_BLOCKS;
+  const int32_t share = max(ceil_div(weight, num_shares(a)), a->min_share);
+  for (int32_t rounds = 1; share >= ITEM_MIN_BLOCKS && rounds <= MAX_ROUNDS; rounds++) {
+    const int32_t most = rounds * num_shares(a);
+    int32_t longest = quotient(share + share / IDLE_PART + OVERHEAD_BLOCKS + SECOND_PIECE_BLOCKS, rounds) - OVERHEAD_BLOCKS;
+    if (t.groups > most)
+      continue;
+    *c = cut{0, t.longest_blocks};
+    if (t.longest_blocks <= longest)
+      return t.groups;
+    if (rounds > 2) /* the workspace holds the partial results of two items of each CTA */
+      continue;
+    /* The shortest splits that are no more items; none, if the longest are more. */
+    int32_t shortest = ceil_div(t.blocks, most), num_items = 0;
+    for (int32_t split = longest; shortest <= longest; split = (shortest + longest) / 2) {
+      const cut items = {0, split};
+      const int32_t weight_then = batch_weight(a, &items, lane);
+      if (weight_then > most) {
+        shortest = split + 1;
+        continue;
       }
+      *c = items;
+      num_items = weight_then;
+      longest = split - 1;
     }
+    if (num_items > 0)
+      return num_items;
   }
+  *c = cut{share, 0};
   return weight;
 }
 
@@ -240,6 +263,7 @@ typedef struct walk {
   int32_t cta;
   int32_t member; /* of the CTAs that have the share together */
   split_tile *to_tell; /* where to tell of the next item, or of the share */
+  bool has_told;       /* of all */
 } walk;
 
 static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t cta, int lane) {
@@ -256,6 +280,7 @@ static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t 
   w.cta = cta;
   w.member = cta & (a->tiles_together - 1);
   w.to_tell = a->split_tiles + cta;
+  w.has_told = false;
   clear_split_tiles(a, cta, w.cut.share > 0 ? 1 : max(ceil_div(weight, num_shares(a)), 1), lane);
   return w;
 }
@@ -327,6 +352,19 @@ static __device__ __forceinline__ piece next_piece(const decode_args *a, walk *w
   }
   p.batch = -1;
   return p;
+}
+
+/* Once a CTA has taken its last piece, it has told of all its split tiles, and the merge may be launched: it reads of
+   them before it waits for the rest. */
+static __device__ __forceinline__ void end_walk(walk *w, int lane) {
+  if (w->position < w->end || w->has_told)
+    return;
+  w->has_told = true;
+  if (lane == 0) {
+    __threadfence();
+    let_next_begin();
+  }
+  __syncwarp();
 }
 
 #endif
