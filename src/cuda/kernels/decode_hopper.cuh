@@ -31,7 +31,8 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
   if (threadIdx.x == 0)
     init_barriers(control);
   __syncthreads();
-  wait_for_turn();
+  if (group < 2 || warp == 0)
+    wait_for_turn();
 
   if (group == 2) {
     REGISTERS_DOWN_TO(72);
@@ -243,13 +244,14 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       named_barrier(BOTH_GROUPS, 256);
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        if (row[i] >= rows.count)
-          continue;
-        const float total = control->sums[number % 2][0][row[i]] + control->sums[number % 2][1][row[i]];
-        const float f = end_row(a, part, &rows, row[i], HOPPER_ROWS, reference[i], total, group == 0 && lane % 4 == 0);
+        const bool exists = row[i] < rows.count;
+        const int r = exists ? row[i] : 0; /* neighbours go on together */
+        const float total = control->sums[number % 2][0][r] + control->sums[number % 2][1][r];
+        const float f = end_row(a, part, &rows, r, HOPPER_ROWS, reference[i], total,
+                                exists && group == 0 && lane % 4 == 0);
         int32_t dtype;
-        void *out = row_target(a, part, &rows, row[i], HOPPER_ROWS, &dtype);
-        store_columns(out, dtype, o + 2 * i, f, group * 256 + lane % 4 * 2);
+        char *out = (char *)row_target(a, part, &rows, r, HOPPER_ROWS, &dtype);
+        store_columns(exists, out + group * 256 * (dtype == DTYPE_FP32 ? 4 : 2), dtype, o + 2 * i, f, lane);
       }
       __syncwarp();
       if (lane == 0)

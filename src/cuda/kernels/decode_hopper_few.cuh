@@ -50,7 +50,8 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     }
     named_barrier(BUT_FEEDER, HOPPER_THREADS - 32); /* at one place for all: synccheck wants it so */
   }
-  wait_for_turn();
+  if (group < 2 || is_feeder)
+    wait_for_turn();
   if (group == 2) {
     REGISTERS_DOWN_TO(72);
     if (is_feeder)

@@ -20,9 +20,11 @@ typedef struct hopper_feed {
   uint64_t q_full, q_empty;
   uint64_t piece_full[2], piece_empty[2];
   piece pieces[2];
+  piece no_piece; /* for a rehearsal */
 } hopper_feed;
 
 static __device__ __forceinline__ void init_feed(hopper_feed *f) {
+  f->no_piece = piece{};
   for (int i = 0; i < 2; i++) {
     barrier_init(shared_address(&f->piece_full[i]), 1);
     barrier_init(shared_address(&f->piece_empty[i]), MATH_WARPS + LOADERS / 32);
@@ -60,37 +62,58 @@ static __device__ __forceinline__ void copy_columns(const decode_args *a, const 
     }
 }
 
-/* The rows of q of each piece, where wgmma takes them; zeros for rows that the tile of max_rows does not have. */
+/* A piece's rows of q, where products take them; zeros for rows of max_rows that are none of num_rows. Eight threads a
+   row. */
+static __device__ __forceinline__ void bring_q(const decode_args *a, const piece *part, int num_rows, uint32_t to,
+                                               int max_rows, int thread) {
+  const piece_rows rows = rows_of_piece(a, part, max_rows);
+  const int chunk = thread % 8; /* of 16 bytes, in each box */
+  const int nope_columns = 576 - a->head_dim_rope;
+#pragma unroll 1
+  for (int r = thread / 8; r < max_rows; r += LOADERS / 8) {
+    const bool valid = r < num_rows;
+    const q_row row = find_q_row(a, place_of_row(a, part, &rows, valid ? r : 0));
+    const uint16_t *nope = row.nope + chunk * 8, *rope = row.rope + chunk * 8 - nope_columns;
+    const uint32_t at = to + r * 128 + (chunk ^ r % 8) * 16;
+#pragma unroll
+    for (int box = 0; box < 9; box++)
+      cp_async_16(at + box * max_rows * 128, (box * 64 + chunk * 8 < nope_columns ? nope : rope) + box * 64,
+                  valid ? 16 : 0);
+  }
+  cp_async_commit();
+  cp_async_wait(0);
+  fence_for_async();
+}
+
+/* The rows of q of each piece. First a rehearsal before the kernel's turn, without rows: where all SMs begin at once, the
+   code is longer in coming than q. */
 static __device__ __forceinline__ void feed_q(const decode_args *a, hopper_feed *f, uint32_t to, int max_rows,
                                               int thread) {
-  enum { CHUNKS = 72 }; /* of 16 bytes in a row */
-  write_unowned_rows(a, thread, LOADERS);
-  const int nope_chunks = (576 - a->head_dim_rope) / 8;
-  for (uint32_t number = 0, q_number = 0;; number++) {
-    barrier_wait(shared_address(&f->piece_full[number % 2]), number / 2 % 2);
-    const piece *part = &f->pieces[number % 2];
-    if (part->batch < 0)
-      return;
-    if (part->block_begin < part->block_end) {
-      const piece_rows rows = rows_of_piece(a, part, max_rows);
-      barrier_wait(shared_address(&f->q_empty), q_number % 2 ^ 1);
-      /* Eight threads a row. */
-      for (int r = thread / 8; r < max_rows; r += LOADERS / 8) {
-        const bool valid = r < rows.count;
-        const q_row row = find_q_row(a, place_of_row(a, part, &rows, valid ? r : 0));
-        for (int c = thread % 8; c < CHUNKS; c += 8)
-          cp_async_16(to + c / 8 * max_rows * 128 + r * 128 + ((c ^ r) % 8) * 16,
-                      c < nope_chunks ? row.nope + c * 8 : row.rope + (c - nope_chunks) * 8, valid ? 16 : 0);
-      }
-      cp_async_commit();
-      cp_async_wait(0);
-      fence_for_async();
-      barrier_arrive(shared_address(&f->q_full));
-      q_number++;
+  bool rehearses = true;
+  for (uint32_t number = 0, q_number = 0;;) {
+    const piece *part = rehearses ? &f->no_piece : &f->pieces[number % 2];
+    if (!rehearses) {
+      barrier_wait(shared_address(&f->piece_full[number % 2]), number / 2 % 2);
+      if (part->batch < 0)
+        return;
+    }
+    if (rehearses || part->block_begin < part->block_end) {
+      if (!rehearses)
+        barrier_wait(shared_address(&f->q_empty), q_number % 2 ^ 1);
+      bring_q(a, part, rehearses ? 0 : rows_of_piece(a, part, max_rows).count, to, max_rows, thread);
+      if (!rehearses)
+        barrier_arrive(shared_address(&f->q_full));
+      q_number += !rehearses;
     }
     __syncwarp();
-    if (thread % 32 == 0)
+    if (rehearses) {
+      wait_for_turn();
+      write_unowned_rows(a, thread, LOADERS);
+    } else if (thread % 32 == 0) {
       barrier_arrive(shared_address(&f->piece_empty[number % 2]));
+    }
+    number += !rehearses;
+    rehearses = false;
   }
 }
 
