@@ -135,7 +135,7 @@ def run(
         pointers[-2] = new_out.ctypes.data
     if new_lse is not None:
         pointers[-1] = new_lse.ctypes.data
-    workspace = numpy.empty(plan.workspace_shape, numpy.uint8)
+    workspace = numpy.empty(plan.workspace_bytes, numpy.uint8)
     plan.run(plan.given(pointers), workspace.ctypes.data, 0)
     out = out if new_out is None else _like(inputs[0], new_out)
     lse = lse if new_lse is None else _like(inputs[0], new_lse)

@@ -42,8 +42,8 @@ class Plan:
     before: bytes  # the struct up to its pointers
     pack: Callable[..., bytes]  # of the pointers to those arrays, NULL for the others
     after: bytes
-    workspace_bytes: ctypes.c_size_t
-    workspace_shape: tuple[int]  # the same, as of an array of bytes
+    workspace_bytes: int
+    c_workspace_bytes: ctypes.c_size_t  # the same, converted once
     out_shape: tuple[int, ...]
     out_strides: tuple[int, ...]
     lse_shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class Plan:
     def run(self, pointers: Sequence[int], workspace: int, stream: int) -> None:
         """Makes the call; on a GPU that enqueues the work. The pointers are those of the given arrays."""
         params = self.before + self.pack(*pointers) + self.after
-        if status := self.call(self.context, params, workspace, self.workspace_bytes, stream):
+        if status := self.call(self.context, params, workspace, self.c_workspace_bytes, stream):
             raise _library.error(status)
 
 
@@ -153,8 +153,8 @@ def _plan(
         content[:start],
         pointers.pack,
         content[end:],
+        workspace_bytes,
         ctypes.c_size_t(workspace_bytes),
-        (workspace_bytes,),
         out_shape,
         packed_strides(out_shape),
         lse_shape,

@@ -6,6 +6,7 @@ tensors' device, and nothing waits for it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -39,6 +40,19 @@ def _empty_on(device: int) -> Callable[..., Tensor]:
 _current_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
 
 
+@cache  # an allocator can be replaced before its first use, not after
+def _raw_memory() -> tuple[Callable[[int, int], int], Callable[[int], None]] | None:
+    """torch.cuda.caching_allocator_alloc and _delete without their checks, for the current device; None: not there.
+
+    A tensor takes longer than its memory. Allocators that are not torch's own may have nothing but tensors.
+    """
+    if torch.cuda.get_allocator_backend() != "native":
+        return None
+    alloc = getattr(torch._C, "_cuda_cudaCachingAllocator_raw_alloc", None)
+    delete = getattr(torch._C, "_cuda_cudaCachingAllocator_raw_delete", None)
+    return None if alloc is None or delete is None else (alloc, delete)
+
+
 def _run(
     plan_call: Callable[..., Plan],
     inputs: tuple[Any, ...],
@@ -56,9 +70,18 @@ def _run(
         out = empty(plan.out_shape, plan.out_strides, first.dtype if out_dtype is None else out_dtype)
     if lse is None:
         lse = empty(plan.lse_shape, plan.lse_strides, torch.float32)
-    workspace = empty(plan.workspace_shape, (1,), torch.uint8)
     pointers = [t.data_ptr() for t in plan.given((*inputs, out, lse))]
-    plan.run(pointers, workspace.data_ptr(), 0 if device == CPU else _current_stream(device))
+    stream = 0 if device == CPU else _current_stream(device)
+    if empty is _empty_cuda and (raw := _raw_memory()):
+        alloc, delete = raw
+        address = alloc(plan.workspace_bytes, stream)
+        try:
+            plan.run(pointers, address, stream)
+        finally:
+            delete(address)  # the next to have it is work behind this call: the allocator keeps it for the stream
+    else:
+        workspace = empty((plan.workspace_bytes,), (1,), torch.uint8)
+        plan.run(pointers, workspace.data_ptr(), stream)
     return out, lse
 
 

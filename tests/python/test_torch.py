@@ -10,7 +10,7 @@ import dense
 import flash_mla
 import pytest
 import torch
-from flash_mla import _recent, _torch
+from flash_mla import _plans, _recent, _torch
 from torch import Tensor, library
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -183,6 +183,34 @@ def test_no_memory_is_kept(device: str) -> None:
     for _ in range(5):
         flash_mla.decode(*arguments(step))
     assert alive() == before
+
+
+def test_workspace_without_a_tensor(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given back once, after a call that fails too; and with a tensor instead the results are the same."""
+    step = make_step(device)
+    want = flash_mla.decode(*arguments(step), causal=True)
+    held: dict[int, Tensor] = {}
+
+    def alloc(size: int, stream: int) -> int:
+        memory = torch.empty(size, dtype=torch.uint8, device=device)
+        return held.setdefault(memory.data_ptr(), memory).data_ptr()
+
+    monkeypatch.setattr(_torch, "_empty_cuda", _torch._empty_on(step.q.get_device()))
+    for raw in (alloc, held.pop), None:
+        monkeypatch.setattr(_torch, "_raw_memory", lambda raw=raw: raw)
+        got = flash_mla.decode(*arguments(step), causal=True)
+        assert all(map(torch.equal, got, want))
+        assert not held
+
+    def fail(*arguments: object) -> None:
+        assert len(held) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_torch, "_raw_memory", lambda: (alloc, held.pop))
+    monkeypatch.setattr(_plans.Plan, "run", fail)
+    with pytest.raises(KeyboardInterrupt):
+        flash_mla.decode(*arguments(step), causal=True)
+    assert not held
 
 
 def fastest(call: Callable[[], object]) -> float:

@@ -4,6 +4,7 @@ import dense
 import flash_mla
 import pytest
 import torch
+from flash_mla import _torch
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -161,7 +162,7 @@ def test_current_stream() -> None:
 
 
 def test_memory_is_given_back() -> None:
-    """Nothing stays allocated but the outputs, and those come from torch's allocator."""
+    """Nothing stays allocated but the outputs, and those come from torch's allocator; after an error nothing does."""
     step = make_step()
     decode(step)
     before = torch.cuda.memory_allocated()
@@ -169,6 +170,23 @@ def test_memory_is_given_back() -> None:
     held = torch.cuda.memory_allocated() - before
     rounding = 2 * 512
     assert out.nbytes + lse.nbytes <= held <= out.nbytes + lse.nbytes + rounding
+    step.block_table[0, 0] = len(step.kv_cache)
+    arguments = (step.q, step.kv_cache, step.block_table, step.cache_seqlens)
+    before = torch.cuda.memory_allocated()
+    with pytest.raises(ValueError, match=str(len(step.kv_cache))):
+        flash_mla.decode(*arguments, out=out, lse=lse, checked=True)
+    assert torch.cuda.memory_allocated() == before
+
+
+def test_workspace_without_a_tensor() -> None:
+    """This torch has it, and the bits are those of a call that had a tensor."""
+    assert _torch._raw_memory() is not None
+    step = make_step()
+    out, lse = decode(step)
+    with pytest.MonkeyPatch.context() as without:
+        without.setattr(_torch, "_raw_memory", lambda: None)
+        for got, want in zip(decode(step), (out, lse), strict=True):
+            assert torch.equal(got, want)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
