@@ -1,11 +1,15 @@
 """decode and merge: all of the C API, on arrays of any library."""
 
 import sys
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from . import _arrays, _library
 
 ArrayT = TypeVar("ArrayT")
+
+# Of _torch, once that is imported; an import statement takes its time in each call.
+_torch_ops: dict[str, Callable[..., tuple[Any, Any]]] = {}
 
 
 def _is_torch(array: Any) -> bool:
@@ -20,10 +24,11 @@ def _call(
     if out is not None and out_dtype is not None:
         raise TypeError("out and out_dtype are both given, but out has a dtype of its own")
     if _is_torch(inputs[0]):
-        from . import _torch
+        if not _torch_ops:
+            from . import _torch
 
-        op = _torch.decode if name == "decode" else _torch.merge
-        return op(inputs, out, lse, out_dtype, options)
+            _torch_ops.update(decode=_torch.decode, merge=_torch.merge)
+        return _torch_ops[name](inputs, out, lse, out_dtype, options)
     return _arrays.run(name, inputs, out, lse, out_dtype, options)
 
 
