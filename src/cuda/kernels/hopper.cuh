@@ -5,6 +5,18 @@
 #include "args.h"
 #include "ptx.cuh"
 
+/* In a build that looks for races (FLASHMLA_DELAYS), one warp in eight sleeps here for up to 4 us; else nothing. */
+static __device__ __forceinline__ void delay_at_random(void) {
+#ifdef FMLAI_DELAYS
+  uint32_t now, warp;
+  asm volatile("mov.u32 %0, %%clock;\nmov.u32 %1, %%warpid;" : "=r"(now), "=r"(warp));
+  const uint32_t random = (now + warp * 40503u) * 2654435761u;
+  asm volatile("{\n.reg .pred sleeps;\nsetp.eq.u32 sleeps, %1, 0;\n@sleeps nanosleep.u32 %0;\n}" ::"r"(random >> 12 & 4095),
+               "r"(random >> 29)
+               : "memory");
+#endif
+}
+
 /* ---- Barriers ---------------------------------------------------------------------------------------- */
 
 static __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
@@ -17,11 +29,13 @@ static __device__ __forceinline__ void barrier_init_fence(void) {
 }
 
 static __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+  delay_at_random();
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 /* Where `arrives` holds; without a branch, so that products may be under way. */
 static __device__ __forceinline__ void barrier_arrive_if(bool arrives, uint32_t barrier) {
+  delay_at_random();
   asm volatile("{\n.reg .pred arrives;\nsetp.ne.b32 arrives, %1, 0;\n"
                "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n}" ::"r"(barrier),
                "r"((uint32_t)arrives)
@@ -30,11 +44,13 @@ static __device__ __forceinline__ void barrier_arrive_if(bool arrives, uint32_t 
 
 /* Arrives, and lets the phase wait for `bytes` from the copy engine as well. */
 static __device__ __forceinline__ void barrier_arrive_expecting(uint32_t barrier, uint32_t bytes) {
+  delay_at_random();
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
 /* Waits for the end of the phase with this parity: phase 0 is the first. */
 static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
+  delay_at_random();
   asm volatile("{\n"
                ".reg .pred done;\n"
                "again:\n"
@@ -94,6 +110,7 @@ static __device__ __forceinline__ void fence_for_async(void) {
 /* A box of the KV cache to shared memory: 64 columns of some keys; zeros where the page is not one of the cache. */
 static __device__ __forceinline__ void copy_box(uint32_t to, const fmlai_cuda_tensor_map *map, uint32_t barrier,
                                                 int32_t column, int32_t slot, int32_t page, int32_t kv_head) {
+  delay_at_random();
   asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
                "l"(map), "r"(barrier), "r"(column), "r"(slot), "r"(page), "r"(kv_head)
