@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
   if (threadIdx.x == 0)
     init_barriers(control);
   __syncthreads();
-  if (group < 2 || warp == 0)
+  if (group < 2 || warp == 0) /* those that load q wait later */
     wait_for_turn();
 
   if (group == 2) {

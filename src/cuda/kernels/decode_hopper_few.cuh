@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     }
     named_barrier(BUT_FEEDER, HOPPER_THREADS - 32); /* at one place for all: synccheck wants it so */
   }
-  if (group < 2 || is_feeder)
+  if (group < 2 || is_feeder) /* those that load q wait later */
     wait_for_turn();
   if (group == 2) {
     REGISTERS_DOWN_TO(72);

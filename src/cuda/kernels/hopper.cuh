@@ -11,7 +11,8 @@ static __device__ __forceinline__ void delay_at_random(void) {
   uint32_t now, warp;
   asm volatile("mov.u32 %0, %%clock;\nmov.u32 %1, %%warpid;" : "=r"(now), "=r"(warp));
   const uint32_t random = (now + warp * 40503u) * 2654435761u;
-  asm volatile("{\n.reg .pred sleeps;\nsetp.eq.u32 sleeps, %1, 0;\n@sleeps nanosleep.u32 %0;\n}" ::"r"(random >> 12 & 4095),
+  asm volatile("{\n.reg .pred sleeps;\nsetp.eq.u32 sleeps, %1, 0;\n@sleeps nanosleep.u32 %0;\n}" ::"r"(
+                   random >> 12 & 4095),
                "r"(random >> 29)
                : "memory");
 #endif

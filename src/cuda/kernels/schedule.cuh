@@ -166,7 +166,8 @@ static __device__ __forceinline__ int32_t cut_batch(const decode_args *a, cut *c
   const int32_t share = max(ceil_div(weight, num_shares(a)), a->min_share);
   for (int32_t rounds = 1; share >= ITEM_MIN_BLOCKS && rounds <= MAX_ROUNDS; rounds++) {
     const int32_t most = rounds * num_shares(a);
-    int32_t longest = quotient(share + share / IDLE_PART + OVERHEAD_BLOCKS + SECOND_PIECE_BLOCKS, rounds) - OVERHEAD_BLOCKS;
+    int32_t longest =
+        quotient(share + share / IDLE_PART + OVERHEAD_BLOCKS + SECOND_PIECE_BLOCKS, rounds) - OVERHEAD_BLOCKS;
     if (t.groups > most)
       continue;
     *c = cut{0, t.longest_blocks};
