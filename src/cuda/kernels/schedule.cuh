@@ -257,7 +257,7 @@ static __device__ __forceinline__ void tell_of_split_tile(split_tile *to, const 
 
 /* The state of a CTA's walk over its share; the same in all lanes of its warp. */
 typedef struct walk {
-  cut cut;
+  cut batch_cut;
   int32_t position; /* on the line, or the next item */
   int32_t end;      /* of the share, or the number of items */
   place at;
@@ -269,20 +269,20 @@ typedef struct walk {
 
 static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t cta, int lane) {
   walk w;
-  const int32_t weight = cut_batch(a, &w.cut, lane), number = cta >> (a->tiles_together - 1);
+  const int32_t weight = cut_batch(a, &w.batch_cut, lane), number = cta >> (a->tiles_together - 1);
   w.position = number;
   w.end = weight;
-  if (w.cut.share > 0) {
-    const int32_t whole_shares = quotient(weight, w.cut.share); /* no more lie on the line before the last */
-    w.position = number > whole_shares ? weight : w.cut.share * number;
-    w.end = min(w.cut.share, weight - w.position) + w.position;
+  if (w.batch_cut.share > 0) {
+    const int32_t whole_shares = quotient(weight, w.batch_cut.share); /* no more lie on the line before the last */
+    w.position = number > whole_shares ? weight : w.batch_cut.share * number;
+    w.end = min(w.batch_cut.share, weight - w.position) + w.position;
   }
   w.at = place{0, 0, 0};
   w.cta = cta;
   w.member = cta & (a->tiles_together - 1);
   w.to_tell = a->split_tiles + cta;
   w.has_told = false;
-  clear_split_tiles(a, cta, w.cut.share > 0 ? 1 : max(ceil_div(weight, num_shares(a)), 1), lane);
+  clear_split_tiles(a, cta, w.batch_cut.share > 0 ? 1 : max(ceil_div(weight, num_shares(a)), 1), lane);
   return w;
 }
 
@@ -297,7 +297,7 @@ static __device__ __forceinline__ bool find_tile(const decode_args *a, const seq
 /* An item: false if it is not for this CTA. */
 static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, piece *p, int lane) {
   const int32_t inside = w->position - w->at.begin;
-  const int32_t blocks = split_blocks(&w->cut, &p->seq), splits = num_splits(&w->cut, &p->seq);
+  const int32_t blocks = split_blocks(&w->batch_cut, &p->seq), splits = num_splits(&w->batch_cut, &p->seq);
   const int32_t group = quotient(inside, splits);
   const int32_t number = inside - group * splits;
   p->block_begin = number * blocks;
@@ -335,7 +335,7 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
   const bool begins = p->block_begin == 0, ends = p->block_end == p->seq.num_blocks;
   p->slot = begins && ends ? -1 : begins ? a->num_ctas + w->cta : w->cta;
   if (begins && !ends && lane == 0) {
-    const int32_t last = quotient(tile_end - 1, w->cut.share); /* share */
+    const int32_t last = quotient(tile_end - 1, w->batch_cut.share); /* share */
     tell_of_split_tile(w->to_tell, p, last - (w->cta >> (a->tiles_together - 1)) + 1, w->cta + a->tiles_together);
   }
   return true;
@@ -345,10 +345,10 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
 static __device__ __forceinline__ piece next_piece(const decode_args *a, walk *w, int lane) {
   piece p;
   while (w->position < w->end) {
-    w->at = find_place(a, &w->cut, w->at, w->position, lane);
+    w->at = find_place(a, &w->batch_cut, w->at, w->position, lane);
     p.batch = w->at.batch;
     p.seq = read_sequence(a, p.batch);
-    if (w->cut.share == 0 ? take_item(a, w, &p, lane) : take_stretch(a, w, &p, lane))
+    if (w->batch_cut.share == 0 ? take_item(a, w, &p, lane) : take_stretch(a, w, &p, lane))
       return p;
   }
   p.batch = -1;
