@@ -8,7 +8,8 @@ from . import _arrays, _library
 
 ArrayT = TypeVar("ArrayT")
 
-# Of _torch, once that is imported; an import statement takes its time in each call.
+# Filled by _torch as it is imported: an import statement takes its time in each call, and a compiler that sees this
+# change within a call compiles again.
 _torch_ops: dict[str, Callable[..., tuple[Any, Any]]] = {}
 
 
@@ -25,9 +26,7 @@ def _call(
         raise TypeError("out and out_dtype are both given, but out has a dtype of its own")
     if _is_torch(inputs[0]):
         if not _torch_ops:
-            from . import _torch
-
-            _torch_ops.update(decode=_torch.decode, merge=_torch.merge)
+            from . import _torch  # noqa: F401
         return _torch_ops[name](inputs, out, lse, out_dtype, options)
     return _arrays.run(name, inputs, out, lse, out_dtype, options)
 

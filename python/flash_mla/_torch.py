@@ -4,6 +4,7 @@ Importing this module registers them. Memory comes from torch's allocator, work 
 tensors' device, and nothing waits for it.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
+from . import _native
 from ._library import CPU
 from ._plans import Plan, plan_decode, plan_merge
 from ._recent import plan_of
@@ -46,8 +48,8 @@ def _raw_memory() -> tuple[Callable[[int, int], int], Callable[[int], None]] | N
 
     A tensor takes longer than its memory. Allocators that are not torch's own may have nothing but tensors.
     """
-    if torch.cuda.get_allocator_backend() != "native":
-        return None
+    if torch.cuda.get_allocator_backend() != "native" or "PYTORCH_NO_CUDA_MEMORY_CACHING" in os.environ:
+        return None  # the latter: raw memory would be cached all the same
     alloc = getattr(torch._C, "_cuda_cudaCachingAllocator_raw_alloc", None)
     delete = getattr(torch._C, "_cuda_cudaCachingAllocator_raw_delete", None)
     return None if alloc is None or delete is None else (alloc, delete)
@@ -74,8 +76,9 @@ def _run(
     stream = 0 if device == CPU else _current_stream(device)
     if empty is _empty_cuda and (raw := _raw_memory()):
         alloc, delete = raw
-        address = alloc(plan.workspace_bytes, stream)
+        address = 0  # as of no bytes
         try:
+            address = alloc(plan.workspace_bytes, stream)
             plan.run(pointers, address, stream)
         finally:
             delete(address)  # the next to have it is work behind this call: the allocator keeps it for the stream
@@ -244,3 +247,6 @@ def _op(
 
 decode = _op("decode", _DECODE_INPUTS, _DECODE_OPTIONS, _decode, _decode_out, _decode_fake, plan_decode)
 merge = _op("merge", _MERGE_INPUTS, _MERGE_OPTIONS, _merge, _merge_out, _merge_fake, plan_merge)
+
+
+_native._torch_ops.update(decode=decode, merge=merge)

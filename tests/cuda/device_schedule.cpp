@@ -1,6 +1,8 @@
 /*
- * A warp on the CPU: 32 coroutines, each of which runs until all of them meet in a function of the whole warp.
- * C++ because device code is CUDA C, which has initialisers of C++.
+ * device_schedule.cpp: a warp on the CPU: 32 coroutines, each of which runs until all of them meet in a
+ * function of the whole warp. C++ because device code is CUDA C, which has initialisers of C++.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #include "device_schedule.h"
 
@@ -63,10 +65,6 @@ static void run_warp(void (*body)(void)) {
 
 #define __device__
 #define __forceinline__ inline
-
-struct float4 {
-  float x, y, z, w;
-};
 
 using std::max;
 using std::min;

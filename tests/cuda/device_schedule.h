@@ -1,4 +1,8 @@
-/* The device's schedule (src/cuda/kernels/schedule.cuh), run on the CPU. */
+/*
+ * device_schedule.h: the device's schedule (src/cuda/kernels/schedule.cuh), run on the CPU.
+ *
+ * SPDX-License-Identifier: MIT
+ */
 #ifndef DEVICE_SCHEDULE_H
 #define DEVICE_SCHEDULE_H
 

@@ -19,9 +19,8 @@
 
 enum {
   MAX_BATCH = 300,
-  MAX_PIECES = 1 << 16,
-  MAX_TILES = 1 << 16,
-  MAX_PLACES = 1 << 17,
+  MAX_PIECES = 1 << 19, /* what draw() can make of a batch: 300 x 5 heads x 40 row tiles x 8 splits */
+  MAX_PLACES = 1 << 19,
   BATCHES = 150,
   TOTAL_Q = 2000
 };
@@ -70,6 +69,15 @@ static fmlai_cuda_decode_args draw(void) {
   a.num_ctas = a.tiles_together * ONE_OF(1, 2, 57, 66, 132);
   a.flags = below(4) == 0 ? FMLA_BATCH_INVARIANT : 0;
   draw_lengths(a.batch_size, a.max_seqlen_k);
+  if (below(4) == 0) { /* what goes into items: some equal sequences or parts of them for each share */
+    const int32_t items = (1 + below(4)) * (a.num_ctas / a.tiles_together), splits = 1 + below(3);
+    a.num_kv_heads = a.max_seqlen_q = a.group_heads = 1;
+    a.flags = 0;
+    a.batch_size = items / splits < 1 ? 1 : items / splits > MAX_BATCH ? MAX_BATCH : items / splits;
+    a.max_seqlen_k = 64 * 40 * splits;
+    for (int32_t i = 0; i < a.batch_size; i++)
+      seqlens[i] = a.max_seqlen_k - below(64);
+  }
   if (below(3) == 0) {
     a.cu_seqlens_q = cu_seqlens_q;
     a.total_q = TOTAL_Q;
@@ -136,6 +144,8 @@ static int check_tile(const fmlai_cuda_decode_args *a, const device_piece *p, in
   }
   assert_non_null(told);
   assert_int_equal(told->num_splits, n);
+  assert_int_equal(told->seqlen_q,
+                   a->cu_seqlens_q ? cu_seqlens_q[p->batch + 1] - cu_seqlens_q[p->batch] : a->max_seqlen_q);
   assert_int_equal(told->q_begin, a->cu_seqlens_q ? cu_seqlens_q[p->batch] : 0);
   for (int i = 0; i < n; i++)
     assert_int_equal(p[i].slot, i == 0 ? told->first_slot : told->next_slot + (i - 1) * a->tiles_together);

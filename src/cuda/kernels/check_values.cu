@@ -1,7 +1,7 @@
 /* The checked mode: looks at every query offset, length and page number as check.c does on the CPU. */
 #include "../check_report.h"
 #include "args.h"
-#include "ptx.cuh"
+#include "turn.cuh"
 
 typedef fmlai_cuda_check_report check_report;
 

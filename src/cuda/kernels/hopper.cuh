@@ -5,7 +5,7 @@
 #include "args.h"
 #include "ptx.cuh"
 
-/* In a build that looks for races (FLASHMLA_DELAYS), one warp in eight sleeps here for up to 4 us; else nothing. */
+/* In a build that looks for races (FLASHMLA_DELAYS), one warp in eight sleeps here for some microseconds; else nothing. */
 static __device__ __forceinline__ void delay_at_random(void) {
 #ifdef FMLAI_DELAYS
   uint32_t now, warp;

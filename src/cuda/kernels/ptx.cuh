@@ -101,20 +101,4 @@ static __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-/* What a kernel does before it reads or writes global memory: it waits for the kernels before it in the stream, and for
-   what they wrote. */
-static __device__ __forceinline__ void wait_for_turn(void) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-/* The kernel that follows may be launched, and wait in its turn. Only after the own wait: so whoever is launched finds
-   all done but for the kernel right before it. */
-static __device__ __forceinline__ void let_next_begin(void) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 #endif

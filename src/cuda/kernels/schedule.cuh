@@ -22,7 +22,9 @@
 #define FMLAI_CUDA_SCHEDULE_CUH
 
 #include "args.h"
-#include "ptx.cuh"
+#include "turn.cuh"
+
+#include <stdint.h>
 
 enum {
   BLOCK_KEYS = 64,
@@ -356,7 +358,8 @@ static __device__ __forceinline__ piece next_piece(const decode_args *a, walk *w
 }
 
 /* Once a CTA has taken its last piece, it has told of all its split tiles, and the merge may be launched: it reads of
-   them before it waits for the rest. */
+   them before it waits for the rest. That it sees them follows from the fence and from the L2, past which nobody reads
+   them; PTX promises it only behind the wait. */
 static __device__ __forceinline__ void end_walk(walk *w, int lane) {
   if (w->position < w->end || w->has_told)
     return;
