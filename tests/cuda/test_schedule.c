@@ -22,7 +22,7 @@ enum {
   MAX_PIECES = 1 << 19, /* what draw() can make of a batch: 300 x 5 heads x 40 row tiles x 8 splits */
   MAX_PLACES = 1 << 19,
   BATCHES = 150,
-  TOTAL_Q = 2000
+  TOTAL_Q = 2000 /* more than any batch has */
 };
 
 static uint64_t state = 1;
@@ -81,11 +81,8 @@ static fmlai_cuda_decode_args draw(void) {
   if (below(3) == 0) {
     a.cu_seqlens_q = cu_seqlens_q;
     a.total_q = TOTAL_Q;
-    for (int32_t i = 0; i < a.batch_size; i++) {
+    for (int32_t i = 0; i < a.batch_size; i++)
       cu_seqlens_q[i + 1] = cu_seqlens_q[i] + below(a.max_seqlen_q + 1);
-      if (cu_seqlens_q[i + 1] > TOTAL_Q)
-        cu_seqlens_q[i + 1] = TOTAL_Q;
-    }
   }
   return a;
 }

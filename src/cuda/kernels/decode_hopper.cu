@@ -99,7 +99,7 @@ static __device__ __forceinline__ void follow_reference(float o[128], float sum[
   reference[1] = next1;
 }
 
-/* Exchanges the second word for the other's first, with the lane that differs in one bit; that one for the second. */
+/* Of two lanes that differ in one bit, the lower gives its second word for the upper one's first. */
 static __device__ __forceinline__ void exchange(uint32_t *first, uint32_t *second, int lane, int bit) {
   const bool is_upper = (lane & bit) != 0;
   const uint32_t taken = __shfl_xor_sync(0xffffffffu, is_upper ? *first : *second, bit);
@@ -107,9 +107,9 @@ static __device__ __forceinline__ void exchange(uint32_t *first, uint32_t *secon
   *second = is_upper ? *second : taken;
 }
 
-/* A row's 256 columns, of which this thread has two in eight, if the row is to be stored. Neighbours exchange theirs for 16
-   bytes side by side: half a sector at a time takes four times as long. One loop for each type: this code runs cold, and
-   its length is its time. */
+/* A row's 256 columns, of which this thread has two in eight, if the row is to be stored. Neighbours exchange theirs for
+   16 bytes side by side: 16-bit columns would else leave half a sector at a time. One loop for each size: this code runs
+   cold, and its length is its time. */
 static __device__ __forceinline__ void store_columns(bool stores, void *row, int32_t dtype, const float *o, float f,
                                                      int lane) {
   if (dtype == DTYPE_FP32) {

@@ -85,8 +85,8 @@ static __device__ __forceinline__ void bring_q(const decode_args *a, const piece
   fence_for_async();
 }
 
-/* The rows of q of each piece. First a rehearsal before the kernel's turn, without rows: where all SMs begin at once, the
-   code is longer in coming than q. One call for both, so that it is the same code. */
+/* The rows of q of each piece. First a rehearsal before the kernel's turn, without rows: where all SMs begin at once,
+   the code is longer in coming than q. One call of bring_q, as a second one would be inlined as code of its own. */
 static __device__ __forceinline__ void feed_q(const decode_args *a, hopper_feed *f, uint32_t to, int max_rows,
                                               int thread) {
   bool rehearses = true;

@@ -29,9 +29,9 @@
 enum {
   BLOCK_KEYS = 64,
   OVERHEAD_BLOCKS = 2,
-  ITEM_MIN_BLOCKS = 16,    /* looking for a length of splits costs more than it gains where shares are shorter */
+  ITEM_MIN_BLOCKS = 16,    /* items were slower where shares are shorter (docs/hopper-kernel.md), not understood */
   SECOND_PIECE_BLOCKS = 4, /* what a CTA could compute in the time that a second piece and its merge take */
-  IDLE_PART = 32,          /* CTAs may idle for this part of the time: the others have their bandwidth and their power */
+  IDLE_PART = 32,          /* CTAs may idle for this part of the time: the others have their bandwidth */
   MAX_ROUNDS = FMLAI_CUDA_MAX_ROUNDS,
   INVARIANT_MIN_SPLIT_KEYS = 1024,
   INVARIANT_MAX_SPLITS = 8
@@ -157,8 +157,8 @@ static __device__ __forceinline__ int32_t num_shares(const decode_args *a) {
   return a->num_ctas >> (a->tiles_together - 1);
 }
 
-/* Decides how to cut the batch, and returns its weight then. A look at all lengths takes a good part of a microsecond, and
-   everybody waits for it. */
+/* Decides how to cut the batch, and returns its weight then. A look at all lengths takes a good part of a microsecond,
+   and everybody waits for it. */
 static __device__ __forceinline__ int32_t cut_batch(const decode_args *a, cut *c, int lane) {
   *c = cut{0, 0};
   if (a->flags & FLAG_BATCH_INVARIANT)
@@ -266,7 +266,7 @@ typedef struct walk {
   int32_t cta;
   int32_t member; /* of the CTAs that have the share together */
   split_tile *to_tell; /* where to tell of the next item, or of the share */
-  bool has_told;       /* of all */
+  bool has_told;       /* of all: so a fence is passed once */
 } walk;
 
 static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t cta, int lane) {

@@ -2,8 +2,8 @@
 #ifndef FMLAI_CUDA_TURN_CUH
 #define FMLAI_CUDA_TURN_CUH
 
-/* What a kernel does before it touches what other kernels read or write: it waits for those before it in the stream. (The
-   merge reads of split tiles before: end_walk.) */
+/* What a kernel does before it touches what other kernels read or write: it waits for those before it in the stream.
+   (The merge reads of split tiles before: end_walk.) */
 static __device__ __forceinline__ void wait_for_turn(void) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
