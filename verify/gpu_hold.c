@@ -1,6 +1,6 @@
 /*
- * gpu_hold.c: a decode ends while another kernel holds every SM but one, and gives the same bits: no CTA waits
- * for one that may not be running.
+ * gpu_hold.c: a decode ends while another kernel holds every SM but one, or but a cluster of two for the
+ * kernels that need it, and gives the same bits: no CTA waits for one that may not be running.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -17,8 +17,8 @@ static const uint64_t timeout_ns = 2000000000; /* the kernel lets go by itself t
 static const int patience_ms = 4000;
 
 typedef struct holder {
-  probe_kernel kernel;
-  int32_t num_ctas;
+  probe_kernel kernels[2]; /* that leave one SM, and two of a cluster */
+  int32_t left, num_ctas;
   void *stream, *decode_stream;
   CUevent decoded;
   void *flags; /* of the host, which the device sees: whether to let go; a slot for each CTA */
@@ -46,17 +46,24 @@ static int64_t milliseconds(void) {
 
 /* ---- Holding ------------------------------------------------------------------------------------ */
 
-static verify_outcome prepare(verify_gpu *gpu, holder *h) {
+static verify_outcome find_kernel(verify_gpu *gpu, const char *name, probe_kernel *kernel) {
   probe_gpu *probe = &gpu->probe;
   int ctas_per_sm;
-  h->num_ctas = probe->device->num_sms - 1;
-  if (h->num_ctas < 1 || h->num_ctas > MAX_SMS)
-    return verify_gpu_fail(gpu, "%d SMs cannot be held", (int)h->num_ctas);
-  TRY_PROBE(gpu, probe_find_kernel(probe, PROBE_IMAGE_hold, "probe_hold", probe->shared_per_cta, &h->kernel));
-  TRY_PROBE(gpu, PROBE_CALL(probe, cuOccupancyMaxActiveBlocksPerMultiprocessor, &ctas_per_sm,
-                            h->kernel.function, PROBE_HOLD_THREADS, (size_t)probe->shared_per_cta));
+  TRY_PROBE(gpu, probe_find_kernel(probe, PROBE_IMAGE_hold, name, probe->shared_per_cta, kernel));
+  TRY_PROBE(gpu, PROBE_CALL(probe, cuOccupancyMaxActiveBlocksPerMultiprocessor, &ctas_per_sm, kernel->function,
+                            PROBE_HOLD_THREADS, (size_t)probe->shared_per_cta));
   if (ctas_per_sm != 1)
     return verify_gpu_fail(gpu, "%d CTAs of the holding kernel fit an SM, but one should fill it", ctas_per_sm);
+  return VERIFY_PASSED;
+}
+
+static verify_outcome prepare(verify_gpu *gpu, holder *h) {
+  probe_gpu *probe = &gpu->probe;
+  const int32_t num_sms = probe->device->num_sms;
+  if (num_sms < 4 || num_sms > MAX_SMS)
+    return verify_gpu_fail(gpu, "of %d SMs all but one cannot be held", (int)num_sms);
+  TRY(find_kernel(gpu, "probe_hold", &h->kernels[0]));
+  TRY(find_kernel(gpu, "probe_hold_pairs", &h->kernels[1]));
   TRY_PROBE(gpu, PROBE_CALL(probe, cuMemHostAlloc, &h->flags, (SLOTS_AT + MAX_SMS) * sizeof(uint32_t),
                             CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP));
   TRY_PROBE(gpu, PROBE_CALL(probe, cuEventCreate, &h->decoded, 0));
@@ -99,7 +106,7 @@ static verify_outcome hold(verify_gpu *gpu, holder *h) {
   void *parameters[] = {&release, &slots, &timeout};
   for (int i = 0; i < SLOTS_AT + MAX_SMS; i++)
     atomic_store(&flags[i], 0);
-  TRY_PROBE(gpu, probe_launch(&gpu->probe, &h->kernel, h->num_ctas, PROBE_HOLD_THREADS,
+  TRY_PROBE(gpu, probe_launch(&gpu->probe, &h->kernels[h->left - 1], h->num_ctas, PROBE_HOLD_THREADS,
                               gpu->probe.shared_per_cta, parameters, h->stream));
   return check_held(gpu, h);
 }
@@ -109,7 +116,8 @@ static verify_outcome let_go(verify_gpu *gpu, holder *h) {
   TRY_CALL(gpu, "waiting for the holding kernel", fmla_stream_synchronize(gpu->target.context, h->stream));
   for (int32_t i = 0; i < h->num_ctas; i++)
     if (slot(h, i) == PROBE_TIMED_OUT)
-      return verify_gpu_fail(gpu, "the decode did not end within 2 s while all SMs but one were held");
+      return verify_gpu_fail(gpu, "the decode did not end within 2 s while all SMs but %d were held",
+                             (int)h->left);
   return VERIFY_PASSED;
 }
 
@@ -122,7 +130,7 @@ static verify_outcome wait_for_decode(verify_gpu *gpu, const holder *h) {
          milliseconds() < deadline)
     pause_for_a_while();
   if (result == CUDA_ERROR_NOT_READY)
-    return verify_gpu_fail(gpu, "the decode did not end while all SMs but one were held");
+    return verify_gpu_fail(gpu, "the decode did not end while all SMs but %d were held", (int)h->left);
   TRY_PROBE(gpu, probe_succeeded(&gpu->probe, "cuEventQuery", result));
   return VERIFY_PASSED;
 }
@@ -138,10 +146,12 @@ static verify_outcome decode_meanwhile(verify_gpu *gpu, holder *h, const verify_
 static verify_outcome try_held(verify_gpu *gpu, const verify_case *c, holder *h, verify_gpu_step *step) {
   TRY(verify_gpu_step_make(gpu, c, step));
   TRY_CALL(gpu, "fmla_stream_synchronize", fmla_stream_synchronize(gpu->target.context, NULL));
+  h->left = verify_gpu_least_sms(gpu, &step->placed.params);
+  h->num_ctas = (gpu->probe.device->num_sms - h->left) / h->left * h->left;
   const verify_outcome decoded = decode_meanwhile(gpu, h, step), ended = let_go(gpu, h);
   TRY(decoded);
   TRY(ended);
-  return verify_gpu_check_bits(gpu, step, &step->placed, h->decode_stream, "decoding on one SM");
+  return verify_gpu_check_bits(gpu, step, &step->placed, h->decode_stream, "decoding on the SMs left");
 }
 
 static verify_outcome try_shapes(verify_gpu *gpu, holder *h) {

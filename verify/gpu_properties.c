@@ -151,6 +151,13 @@ verify_outcome verify_gpu_check_bits(verify_gpu *gpu, verify_gpu_step *step, con
 
 /* ---- max_sms ------------------------------------------------------------------------------------ */
 
+int32_t verify_gpu_least_sms(const verify_gpu *gpu, const fmla_decode_params *params) {
+  fmla_decode_params one = *params;
+  size_t bytes;
+  one.max_sms = 1;
+  return fmla_decode_workspace(gpu->target.context, &one, &bytes) == FMLA_ERROR_UNSUPPORTED ? 2 : 1;
+}
+
 static verify_outcome decode_on_few(verify_gpu *gpu, verify_gpu_step *step, int32_t max_sms) {
   char what[64];
   snprintf(what, sizeof what, "fmla_decode with max_sms %d", (int)max_sms);
@@ -192,7 +199,8 @@ verify_outcome verify_gpu_few_sms(verify_gpu *gpu) {
     verify_gpu_step step = {0};
     outcome = verify_gpu_step_make(gpu, &c, &step);
     for (size_t i = 0; i < sizeof counts / sizeof *counts && outcome == VERIFY_PASSED; i++)
-      outcome = decode_on_few(gpu, &step, counts[i]);
+      if (counts[i] >= verify_gpu_least_sms(gpu, &step.placed.params))
+        outcome = decode_on_few(gpu, &step, counts[i]);
     verify_gpu_step_free(&step);
   }
   return outcome;

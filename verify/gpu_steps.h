@@ -71,6 +71,9 @@ verify_outcome verify_gpu_step_make(verify_gpu *gpu, const verify_case *c, verif
 verify_outcome verify_gpu_step_place(verify_gpu *gpu, verify_gpu_step *step);
 void verify_gpu_step_free(verify_gpu_step *step);
 
+/* Multiprocessors that the step's kernel needs: 1, or the 2 of a cluster. */
+int32_t verify_gpu_least_sms(const verify_gpu *gpu, const fmla_decode_params *params);
+
 /* Holds the host's outputs against the oracle. */
 verify_outcome verify_gpu_check_values(verify_gpu *gpu, const verify_step *host, const char *what);
 

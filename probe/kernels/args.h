@@ -34,7 +34,7 @@ enum {
 /*
  * probe_hold(const uint32_t *release, uint32_t *slots, uint64_t timeout_ns), in memory of the host: every CTA
  * puts PROBE_HOLDS + its SM's number into its slot, and ends when *release is not 0; or after the timeout, with
- * PROBE_TIMED_OUT in its slot.
+ * PROBE_TIMED_OUT in its slot. probe_hold_pairs: the same in clusters of two.
  */
 enum { PROBE_HOLD_THREADS = 32, PROBE_HOLDS = 0x10000, PROBE_TIMED_OUT = 0x20000 };
 

@@ -15,8 +15,8 @@ static __device__ __forceinline__ uint32_t sm_number(void) {
   return number;
 }
 
-extern "C" __global__ void __launch_bounds__(PROBE_HOLD_THREADS)
-    probe_hold(const volatile uint32_t *release, volatile uint32_t *slots, uint64_t timeout_ns) {
+static __device__ __forceinline__ void hold(const volatile uint32_t *release, volatile uint32_t *slots,
+                                            uint64_t timeout_ns) {
   if (threadIdx.x != 0)
     return;
   const uint64_t start = nanoseconds();
@@ -29,4 +29,20 @@ extern "C" __global__ void __launch_bounds__(PROBE_HOLD_THREADS)
     }
     __nanosleep(1000);
   }
+}
+
+extern "C" __global__ void __launch_bounds__(PROBE_HOLD_THREADS)
+    probe_hold(const volatile uint32_t *release, volatile uint32_t *slots, uint64_t timeout_ns) {
+  hold(release, slots, timeout_ns);
+}
+
+#if __CUDA_ARCH__ >= 900
+#define PAIRS __cluster_dims__(2, 1, 1)
+#else
+#define PAIRS
+#endif
+
+extern "C" __global__ void PAIRS __launch_bounds__(PROBE_HOLD_THREADS)
+    probe_hold_pairs(const volatile uint32_t *release, volatile uint32_t *slots, uint64_t timeout_ns) {
+  hold(release, slots, timeout_ns);
 }

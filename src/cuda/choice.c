@@ -51,11 +51,13 @@ static bool takes_hopper(const fmla_decode_params *p) {
   return p->head_dim_k == 576 && p->head_dim_v == 512 && fmlai_cuda_can_map(p);
 }
 
-/* As many CTAs on an SM as wanted, if each gets stages enough; then as many stages as fit. */
+/* As many CTAs on an SM as wanted, if each gets stages enough, and enough for a share; then as many stages as
+ * fit. */
 static bool fit(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t index,
                 fmlai_cuda_choice *choice) {
   const fmlai_cuda_variant *v = &fmlai_cuda_variants[index];
-  if (p->head_dim_v > v->max_head_dim_v || (v->is_hopper && !takes_hopper(p)))
+  if (p->head_dim_v > v->max_head_dim_v || (v->is_hopper && !takes_hopper(p)) ||
+      num_sms(c, p) < v->tiles_together)
     return false;
   const int32_t resident = c->functions.decode[index][fmlai_cuda_type(p)].ctas_per_sm;
   for (int32_t ctas = min32(resident, wanted_ctas_per_sm(c, p, index)); ctas >= 1; ctas--) {
@@ -65,9 +67,8 @@ static bool fit(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_
       choice->num_stages = stages;
       choice->shared_bytes = fmlai_cuda_shared_bytes(v, p->head_dim_k, stages);
       const int32_t num_ctas = num_sms(c, p) * ctas;
-      const bool has_several = rows_of_kv_head(p) > v->rows && num_ctas >= v->tiles_together;
-      choice->tiles_together = has_several ? v->tiles_together : 1;
-      choice->num_ctas = num_ctas - num_ctas % choice->tiles_together;
+      choice->tiles_together = v->tiles_together;
+      choice->num_ctas = num_ctas - num_ctas % v->tiles_together;
       return true;
     }
   }
@@ -83,9 +84,15 @@ static int64_t rows_of(const fmla_decode_params *p) {
   return alone ? p->num_q_heads / p->num_kv_heads : rows_of_kv_head(p);
 }
 
+/* In the CTAs of one share. */
+static bool holds_all_rows(const fmla_decode_params *p, int32_t index) {
+  const fmlai_cuda_variant *v = &fmlai_cuda_variants[index];
+  return (int64_t)v->tiles_together * v->rows >= rows_of(p);
+}
+
 /* The first from `index` on that holds all rows, else `last`. */
 static int32_t first_holding(const fmla_decode_params *p, int32_t index, int32_t last) {
-  while (index < last && fmlai_cuda_variants[index].rows < rows_of(p))
+  while (index < last && !holds_all_rows(p, index))
     index++;
   return index;
 }
@@ -95,7 +102,7 @@ int32_t fmlai_cuda_variant_of_rows(const fmla_decode_params *p) {
 }
 
 int32_t fmlai_cuda_hopper_variant_of_rows(const fmla_decode_params *p) {
-  return first_holding(p, FMLAI_CUDA_HOPPER_ROWS16, FMLAI_CUDA_HOPPER_ROWS64);
+  return first_holding(p, FMLAI_CUDA_HOPPER_ROWS16, FMLAI_CUDA_HOPPER_ROWS128);
 }
 
 static fmla_status choose_only(const fmlai_cuda_context *c, const fmla_decode_params *p,
@@ -113,6 +120,11 @@ static fmla_status choose_only(const fmlai_cuda_context *c, const fmla_decode_pa
         FMLA_ERROR_UNSUPPORTED,
         "kernel \"%s\", which the context was opened with, takes %s, with positive strides below 2^39", v->name,
         v->takes);
+  if (num_sms(c, p) < v->tiles_together)
+    return FMLAI_FAIL(
+        FMLA_ERROR_UNSUPPORTED,
+        "kernel \"%s\", which the context was opened with, needs %d multiprocessors, and max_sms is %d",
+        v->name, (int)v->tiles_together, (int)p->max_sms);
   return FMLAI_FAIL(
       FMLA_ERROR_UNSUPPORTED,
       "kernel \"%s\", which the context was opened with, needs %d bytes of shared memory for head_dim_k "
@@ -126,16 +138,20 @@ fmla_status fmlai_cuda_choose(const fmlai_cuda_context *c, const fmla_decode_par
   if (c->only >= 0)
     return choose_only(c, p, choice);
   const int32_t hopper = fmlai_cuda_hopper_variant_of_rows(p);
-  if (fmlai_cuda_has_variant(c, hopper) && fit(c, p, hopper, choice)) {
-    choice->reason =
-        fmlai_cuda_variants[hopper].rows >= rows_of(p)
-            ? "the device is a Hopper GPU, and its tile is the smallest that holds all query rows of a KV head"
-            : "the device is a Hopper GPU, and its tile is the largest";
-    return FMLA_OK;
-  }
+  /* Where no pair of SMs may be used, one goes over the keys again and again. Smaller tiles are not better than
+     the portable kernel's. */
+  for (int32_t index = hopper; index >= min32(hopper, FMLAI_CUDA_HOPPER_ROWS64); index--)
+    if (fmlai_cuda_has_variant(c, index) && fit(c, p, index, choice)) {
+      choice->reason =
+          holds_all_rows(p, index)
+              ? "the device is a Hopper GPU, and its tile is the smallest "
+                "that holds all query rows of a KV head"
+              : "the device is a Hopper GPU, and its tile is the largest for so many multiprocessors";
+      return FMLA_OK;
+    }
   for (int32_t index = fmlai_cuda_variant_of_rows(p); index >= 0; index--)
     if (fit(c, p, index, choice)) {
-      choice->reason = fmlai_cuda_variants[index].rows >= rows_of(p)
+      choice->reason = holds_all_rows(p, index)
                            ? "its tile is the smallest that holds all query rows of a KV head"
                            : "its tile is the largest that this device and head dims allow";
       return FMLA_OK;

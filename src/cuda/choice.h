@@ -27,7 +27,7 @@ int32_t fmlai_cuda_merge_ctas(const fmlai_cuda_context *c, const fmla_decode_par
    ones is never behind it. */
 int32_t fmlai_cuda_variant_of_rows(const fmla_decode_params *params);
 
-/* The same of Hopper's, which is the only one of them to be chosen. */
+/* The same of Hopper's; none but that is chosen, or hopper_rows64 in place of hopper_rows128. */
 int32_t fmlai_cuda_hopper_variant_of_rows(const fmla_decode_params *params);
 
 /* `params` passed fmlai_cuda_check_extents. */

@@ -14,6 +14,7 @@ enum {
   FMLAI_CUDA_HOPPER_ROWS16 = FMLAI_CUDA_NUM_PORTABLE,
   FMLAI_CUDA_HOPPER_ROWS32,
   FMLAI_CUDA_HOPPER_ROWS64,
+  FMLAI_CUDA_HOPPER_ROWS128,
   FMLAI_CUDA_NUM_VARIANTS
 };
 #undef X
@@ -28,7 +29,7 @@ typedef struct fmlai_cuda_variant {
   const char *functions[FMLAI_CUDA_NUM_TYPES];
   int32_t rows, tile_keys, warps, max_head_dim_v;
   int32_t ctas_per_sm;    /* that its registers allow and it is best with, if shared memory allows as many */
-  int32_t tiles_together; /* row tiles, at most, whose CTAs go over the same keys side by side */
+  int32_t tiles_together; /* row tiles of a share, each with a CTA of its own: a cluster, if several */
   int32_t min_share;      /* blocks of 64 keys, the schedule's overhead of a tile included */
   int32_t shared_bytes;   /* of a CTA; 0: as many stages as fit */
   bool is_hopper;         /* for compute capability 9.0 alone */

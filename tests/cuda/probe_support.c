@@ -7,4 +7,4 @@
 
 /* Taken in place of the probe's own, which may have none. */
 const probe_image_set probe_images = {
-    {"probe_fill ", "probe_read ", "probe_multiply_bf16 probe_multiply_fp16 ", "probe_hold "}};
+    {"probe_fill ", "probe_read ", "probe_multiply_bf16 probe_multiply_fp16 ", "probe_hold probe_hold_pairs "}};

@@ -65,7 +65,9 @@ static void test_rows(void **state) {
       {"hopper_rows32", "fmlai_decode_hopper_bf16_rows32", 32, 1, 1, 229376},
       {"hopper_rows64", "fmlai_decode_hopper_bf16_rows64", 33, 1, 1, HOPPER_SHARED_BYTES},
       {"hopper_rows64", "fmlai_decode_hopper_bf16_rows64", 16, 1, 3, HOPPER_SHARED_BYTES},
-      {"hopper_rows64", "fmlai_decode_hopper_bf16_rows64", 128, 1, 4, HOPPER_SHARED_BYTES},
+      {"hopper_rows64", "fmlai_decode_hopper_bf16_rows64", 64, 1, 1, HOPPER_SHARED_BYTES},
+      {"hopper_rows128", "fmlai_decode_hopper_bf16_rows128", 65, 1, 1, HOPPER_SHARED_BYTES},
+      {"hopper_rows128", "fmlai_decode_hopper_bf16_rows128", 128, 1, 4, HOPPER_SHARED_BYTES},
   };
   for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
     fmla_decode_params p = valid_step();
@@ -80,7 +82,7 @@ static void test_rows(void **state) {
     assert_int_equal(l->shared_bytes, expected[i].shared_bytes);
     assert_true((int32_t)l->shared_bytes <= fake.devices[0].shared_per_cta);
     assert_int_equal(1 << l->args.decode.tile_rows_log2, l->args.decode.tile_rows);
-    assert_true(l->args.decode.tiles_together == 1 || l->args.decode.tile_rows == HOPPER_ROWS);
+    assert_int_equal(l->args.decode.tiles_together, strstr(l->name, "rows128") ? 2 : 1);
   }
 }
 
@@ -132,7 +134,7 @@ static void test_workspace_never_shrinks(void **state) {
   }
 }
 
-/* Pairs of CTAs, where a KV head has rows for two tiles. */
+/* Pairs of CTAs, where a KV head has rows for two tiles and two SMs may be used. */
 static void test_pairs(void **state) {
   (void)state;
   static const struct {
@@ -146,7 +148,8 @@ static void test_pairs(void **state) {
     p.max_sms = expected[i].max_sms;
     assert_int_equal(decode(&p, -1), FMLA_OK);
     const fake_launch *l = fake_launch_at(0);
-    assert_string_equal(l->name, "fmlai_decode_hopper_bf16_rows64");
+    assert_string_equal(l->name, expected[i].together == 2 ? "fmlai_decode_hopper_bf16_rows128"
+                                                           : "fmlai_decode_hopper_bf16_rows64");
     assert_int_equal(l->grid, expected[i].grid);
     assert_int_equal(l->block, HOPPER_THREADS);
     assert_int_equal(l->shared_bytes, HOPPER_SHARED_BYTES);

@@ -78,6 +78,7 @@ static fmlai_cuda_decode_args draw(void) {
     for (int32_t i = 0; i < a.batch_size; i++)
       seqlens[i] = a.max_seqlen_k - below(64);
   }
+  a.num_slots = a.flags & FMLA_BATCH_INVARIANT ? INT32_MAX : 2 * a.num_ctas;
   if (below(3) == 0) {
     a.cu_seqlens_q = cu_seqlens_q;
     a.total_q = TOTAL_Q;
@@ -154,11 +155,45 @@ static int by_slot(const void *x, const void *y) {
   return (p > q) - (p < q);
 }
 
+/* A pair of CTAs goes over the same keys, in the same order, for two neighbouring row tiles. */
+static void check_pairs(int count) {
+  int even = 0, odd = 0;
+  for (; even < count || odd < count; even++, odd++) {
+    while (even < count && pieces[even].cta % 2 != 0)
+      even++;
+    while (odd < count && pieces[odd].cta % 2 != 1)
+      odd++;
+    if (even == count || odd == count)
+      break;
+    const device_piece *p = &pieces[even], *q = &pieces[odd];
+    assert_int_equal(p->cta + 1, q->cta);
+    assert_int_equal(p->batch, q->batch);
+    assert_int_equal(p->kv_head, q->kv_head);
+    assert_int_equal(p->row_tile + 1, q->row_tile);
+    assert_int_equal(p->block_begin, q->block_begin);
+    assert_int_equal(p->block_end, q->block_end);
+  }
+  assert_true(even == count && odd == count);
+}
+
+/* Leaves out pieces without rows, of which one of a pair may have some. */
+static int with_rows(const fmlai_cuda_decode_args *a, int count) {
+  int n = 0;
+  for (int i = 0; i < count; i++)
+    if (pieces[i].row_tile < tiles_of(a, pieces[i].batch))
+      pieces[n++] = pieces[i];
+  return n;
+}
+
 static void check_batch(const fmlai_cuda_decode_args *a) {
   memset(split_tiles, 0x55, sizeof split_tiles); /* whatever was there */
   num_rounds = 0x55555555;
-  const int count = device_schedule(a, pieces, MAX_PIECES);
-  assert_true(count <= MAX_PIECES);
+  const int all = device_schedule(a, pieces, MAX_PIECES);
+  assert_true(all <= MAX_PIECES);
+  if (a->tiles_together == 2)
+    check_pairs(all);
+  const int count = with_rows(a, all);
+  assert_true(a->tiles_together == 2 || count == all);
   assert_true(num_rounds >= 1 && (int64_t)num_rounds * a->num_ctas <= MAX_PLACES);
 
   qsort(pieces, (size_t)count, sizeof *pieces, by_tile_and_keys);
@@ -210,6 +245,7 @@ static void test_shares_are_even(void **unused) {
       a.tile_rows_log2 = 4;
       a.min_share = 2;
       a.num_ctas = 132;
+      a.num_slots = 2 * a.num_ctas;
       a.max_seqlen_k = lengths[i];
       for (int32_t k = 0; k < batch_size; k++)
         seqlens[k] = lengths[i];

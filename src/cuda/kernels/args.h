@@ -78,7 +78,7 @@ typedef struct fmlai_cuda_decode_args {
 
   int32_t num_slots;      /* of partial results */
   int32_t num_ctas;       /* of the decode kernel: tiles_together for each share */
-  int32_t tiles_together; /* row tiles of a KV head whose CTAs go over the same keys side by side */
+  int32_t tiles_together; /* row tiles of a KV head over the same keys, each with a CTA of its own */
   int32_t min_share;      /* blocks of keys: no share is shorter */
   int32_t tile_rows;      /* of the kernel's variant, a power of 2 */
   int32_t tile_rows_log2;

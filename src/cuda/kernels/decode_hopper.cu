@@ -1,11 +1,20 @@
-/* The Hopper decode kernel: what its two types share, and each by including the body once. */
+/* The Hopper decode kernel: what its four forms share, and each by including the body once: two types, alone and in
+   pairs. */
 #include "hopper_feed.cuh"
 
-enum { HALF_BYTES = 4 * BOX_BYTES };
+enum {
+  HALF_BYTES = 4 * BOX_BYTES,
+  ROPE_BOX = 8,
+  /* Parts of a stage, each handed back by itself */
+  OWN_HALF = 0, /* of the columns: the owner's */
+  OTHER_HALF,
+  ROPE_PART,
+  NUM_PARTS
+};
 
 typedef struct hopper_control {
   uint64_t full[2][9];  /* of a stage's boxes */
-  uint64_t empty[2][2]; /* of a stage: the owner's half of the columns; the rest */
+  uint64_t empty[2][NUM_PARTS];
   uint64_t ready[2];    /* probabilities and reference of the stage's tile */
   hopper_feed feed;
   float moved[2];                  /* by owner: not 0 if a row's reference is not that of the tile before */
@@ -15,12 +24,12 @@ typedef struct hopper_control {
 
 static_assert(sizeof(hopper_control) <= HOPPER_CONTROL_BYTES, "shared memory");
 
-static __device__ __forceinline__ void init_barriers(hopper_control *c) {
+static __device__ __forceinline__ void init_barriers(hopper_control *c, bool is_pair) {
   for (int stage = 0; stage < 2; stage++) {
     for (int i = 0; i < 9; i++)
       barrier_init(shared_address(&c->full[stage][i]), 1);
-    for (int i = 0; i < 2; i++)
-      barrier_init(shared_address(&c->empty[stage][i]), MATH_WARPS / 2);
+    for (int i = 0; i < NUM_PARTS; i++)
+      barrier_init(shared_address(&c->empty[stage][i]), MATH_WARPS / 2 * (is_pair ? 2 : 1));
     barrier_init(shared_address(&c->ready[stage]), MATH_WARPS / 2);
   }
   init_feed(&c->feed);
@@ -29,17 +38,24 @@ static __device__ __forceinline__ void init_barriers(hopper_control *c) {
 
 /* ---- Feeding: warpgroup 2 ---------------------------------------------------------------------------- */
 
+/* Who brings a box to both CTAs of a pair. */
+static __device__ __forceinline__ int bringer(int owner, int box) { return box == ROPE_BOX ? owner : box % 2; }
+
 static __device__ __forceinline__ void bring_box(const decode_args *a, const fmlai_cuda_tensor_map *map,
                                                  hopper_control *control, uint32_t stage, int owner, int box,
-                                                 const int32_t pages[4], int32_t slot, int32_t kv_head) {
+                                                 const int32_t pages[4], int32_t slot, int32_t kv_head, bool is_pair,
+                                                 int rank) {
   const uint32_t full = shared_address(&control->full[owner][box]);
   barrier_arrive_expecting(full, BOX_BYTES);
-  copy_columns(a, map, stage, full, box, pages, slot, kv_head);
+  if (!is_pair || bringer(owner, box) == rank)
+    copy_columns(a, map, stage, full, box, pages, slot, kv_head, is_pair);
 }
 
-/* Walks the schedule, tells the others of each piece, and brings its keys. By one warp. */
+/* Walks the schedule, tells the others of each piece, and brings its keys. By one warp. A pair's two have the same pieces
+   but for the row tile; what both have handed back, each brings half of to both. */
 static __device__ __forceinline__ void feed_keys(const decode_args *a, const fmlai_cuda_tensor_map *map,
-                                                 hopper_control *control, uint32_t base, int lane) {
+                                                 hopper_control *control, uint32_t base, int lane, bool is_pair) {
+  const int rank = is_pair ? rank_in_pair() : 0;
   if (lane == 0)
     prefetch_map(map);
   walk w = begin_walk(a, (int32_t)blockIdx.x, lane);
@@ -71,14 +87,25 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
       const int32_t slot = key % a->page_size;
       parities ^= 1u << owner;
       /* A lane starts a box: a loop over boxes in one lane takes more than twice as long. */
-      barrier_wait(shared_address(&control->empty[owner][0]), parity);
-      if (lane < 4)
-        bring_box(a, map, control, stage, owner, owner * 4 + lane, tile_pages, slot, part.kv_head);
+      barrier_wait(shared_address(&control->empty[owner][ROPE_PART]), parity);
+      if (lane == ROPE_BOX)
+        bring_box(a, map, control, stage, owner, lane, tile_pages, slot, part.kv_head, is_pair, rank);
       __syncwarp();
-      barrier_wait(shared_address(&control->empty[owner][1]), parity);
-      if (lane < 5)
-        bring_box(a, map, control, stage, owner, lane == 4 ? 8 : (1 - owner) * 4 + lane, tile_pages, slot, part.kv_head);
+      barrier_wait(shared_address(&control->empty[owner][OWN_HALF]), parity);
+      if (lane / 4 == owner)
+        bring_box(a, map, control, stage, owner, lane, tile_pages, slot, part.kv_head, is_pair, rank);
       __syncwarp();
+      barrier_wait(shared_address(&control->empty[owner][OTHER_HALF]), parity);
+      if (lane / 4 == 1 - owner)
+        bring_box(a, map, control, stage, owner, lane, tile_pages, slot, part.kv_head, is_pair, rank);
+      __syncwarp();
+      if (is_pair && boxes == 1) {
+        /* The next tile's memory is in use still: until it is handed back, its keys come to the L2. */
+        const int32_t page = __shfl_sync(0xffffffffu, at > 0 ? pages : next_pages, at);
+        if (page >= 0 && lane <= ROPE_BOX && bringer(1 - owner, lane) == rank)
+          prefetch_box(map, lane * 64, (key + BLOCK_KEYS) % a->page_size, page, part.kv_head);
+        __syncwarp();
+      }
     }
   }
 }
@@ -153,11 +180,25 @@ static __device__ __forceinline__ void clear_tail(uint32_t columns, int first, i
 }
 
 #define KERNEL_NAME fmlai_decode_hopper_bf16_rows64
+#define IS_PAIR 0
 #define TYPE bf16
 #define PACK pack_bf16
 #include "decode_hopper.cuh"
 
 #define KERNEL_NAME fmlai_decode_hopper_fp16_rows64
+#define IS_PAIR 0
+#define TYPE f16
+#define PACK pack_fp16
+#include "decode_hopper.cuh"
+
+#define KERNEL_NAME fmlai_decode_hopper_bf16_rows128
+#define IS_PAIR 1
+#define TYPE bf16
+#define PACK pack_bf16
+#include "decode_hopper.cuh"
+
+#define KERNEL_NAME fmlai_decode_hopper_fp16_rows128
+#define IS_PAIR 1
 #define TYPE f16
 #define PACK pack_fp16
 #include "decode_hopper.cuh"

@@ -1,13 +1,15 @@
 /*
  * The Hopper decode kernel's body, for head_dim_k 576 and head_dim_v 512: 64 query rows against tiles of 64 keys. The
- * including file defines, and this file undefines: KERNEL_NAME, TYPE (bf16 or f16, as in PTX), PACK.
+ * including file defines, and this file undefines: KERNEL_NAME, IS_PAIR (0 or 1), TYPE (bf16 or f16, as in PTX), PACK.
  *
  * Warpgroups 0 and 1 compute, in turns: warpgroup t % 2 owns a piece's tile t, which lies in stage t % 2. They are counted
  * anew in each piece: an owner begins with its half of the columns, and bits are to depend on the piece alone. It
  * multiplies q by the tile's keys and makes the probabilities; then each warpgroup adds the tile to its half of the
  * output's columns. So of a stage each warpgroup reads one half of the columns last, and hands it back by itself.
- * Probabilities go to the other warpgroup through shared memory, in the place of the tile's RoPE columns, which are no
- * part of V.
+ * Probabilities go to the other warpgroup through shared memory: one place is enough, as it has added the last ones before
+ * it makes its own.
+ *
+ * In pairs, a cluster of two CTAs has two row tiles over the same keys, and these come from the L2 once for both.
  *
  * Probabilities are taken relative to a reference, which follows a row's maximum only when that has grown by more than
  * 2^SLACK. References go from tile to tile, from owner to owner; each tile's is published with its probabilities.
@@ -18,7 +20,13 @@
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 
-extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
+#if IS_PAIR
+#define CLUSTER __cluster_dims__(2, 1, 1)
+#else
+#define CLUSTER
+#endif
+
+extern "C" __global__ void CLUSTER __launch_bounds__(HOPPER_THREADS, 1)
     KERNEL_NAME(const __grid_constant__ fmlai_cuda_decode_args args, const __grid_constant__ fmlai_cuda_tensor_map map) {
   extern __shared__ __align__(1024) char shared[];
   const decode_args *a = &args;
@@ -29,28 +37,39 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
   const int warp = __shfl_sync(0xffffffffu, thread / 32, 0);
 
   if (threadIdx.x == 0)
-    init_barriers(control);
-  __syncthreads();
+    init_barriers(control, IS_PAIR);
+  if (IS_PAIR)
+    pair_barrier();
+  else
+    __syncthreads();
   if (group < 2 || warp == 0) /* those that load q wait later */
     wait_for_turn();
 
   if (group == 2) {
-    REGISTERS_DOWN_TO(72);
+    REGISTERS_DOWN_TO(56);
     if (warp == 0)
-      feed_keys(a, &map, control, base, lane);
+      feed_keys(a, &map, control, base, lane, IS_PAIR);
     else
       feed_q(a, &control->feed, base, HOPPER_ROWS, thread - 32);
   } else {
-    REGISTERS_UP_TO(216);
+    REGISTERS_UP_TO(224);
     const uint32_t own = base + HOPPER_STAGE_OFFSET(group), other = base + HOPPER_STAGE_OFFSET(1 - group);
     const uint32_t q_own = k_major(base + group * HALF_BYTES), q_other = k_major(base + (1 - group) * HALF_BYTES);
-    const uint32_t q_rope = k_major(base + 8 * BOX_BYTES);
+    const uint32_t q_rope = k_major(base + ROPE_BOX * BOX_BYTES);
     const uint32_t k_own = k_major(own + group * HALF_BYTES), k_other = k_major(own + (1 - group) * HALF_BYTES);
-    const uint32_t k_rope = k_major(own + 8 * BOX_BYTES);
+    const uint32_t k_rope = k_major(own + ROPE_BOX * BOX_BYTES);
     const uint32_t v_own = mn_major(own + group * HALF_BYTES), v_other = mn_major(other + group * HALF_BYTES);
-    const uint32_t p_other = k_major(other + 8 * BOX_BYTES);
+    const uint32_t p_other = k_major(base + HOPPER_P_OFFSET);
     const int row[2] = {warp * 16 + lane / 4, warp * 16 + lane / 4 + 8};
     const float scale_log2 = a->softmax_scale * 1.4426950408889634f;
+    /* A part of a stage, to all who bring keys there. */
+#if IS_PAIR
+    const uint32_t to_either = address_in(lane % 2, base) - base;
+#define HAND_BACK(stage, part)                                                                                \
+  pair_barrier_arrive_if(lane < 2, shared_address(&control->empty[stage][part]) + to_either)
+#else
+#define HAND_BACK(stage, part) barrier_arrive_if(lane == 0, shared_address(&control->empty[stage][part]))
+#endif
     uint32_t own_uses = 0, other_uses = 0; /* of the stages, in the pieces before */
     float s[32], o[128];
 #pragma unroll
@@ -98,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
       /* Of an own tile's scores what boxes of the half that is not the own add; box 4 is the RoPE columns. */
 #define SCORE_OTHER_BOXES(first, end)                                                                         \
   _Pragma("unroll") for (int box = first; box < end; box++) {                                                 \
-    barrier_wait(shared_address(&control->full[group][box == 4 ? 8 : (1 - group) * 4 + box]), parity);        \
+    barrier_wait(shared_address(&control->full[group][box == 4 ? ROPE_BOX : (1 - group) * 4 + box]), parity);        \
     products_fence();                                                                                         \
     _Pragma("unroll") for (int k = 0; k < 4; k++)                                                             \
         JOIN(product_64x64_, TYPE)(s, bytes_on(box == 4 ? q_rope : q_other, box % 4 * BOX_BYTES + k * 32),    \
@@ -120,10 +139,12 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
                                        bytes_on(k_own, box * BOX_BYTES + k * 32), box + k > 0);
           products_commit();
         }
+        SCORE_OTHER_BOXES(4, 5)
         /* What this tile still lacks can be on its way only when the memory of the one before is handed back: so that one's
            output is added in the middle of the scores. */
         PRODUCTS_WAIT(0); /* none is under way where the four warps may branch */
         settle_32(s);
+        HAND_BACK(group, ROPE_PART);
         /* Each way waits for its own products: where ways meet with products under way, CUDA 12.3 has all wait for one
            another. */
         if (tile > 0) {
@@ -131,13 +152,13 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
           ADD_OTHER();
           SCORE_OTHER_BOXES(0, 1)
           PRODUCTS_WAIT(1); /* the other's tile is added */
-          barrier_arrive_if(lane == 0, shared_address(&control->empty[1 - group][1]));
-          SCORE_OTHER_BOXES(1, 5)
+          HAND_BACK(1 - group, OTHER_HALF);
+          SCORE_OTHER_BOXES(1, 4)
           PRODUCTS_WAIT(0);
           settle_32(s);
           settle_128(o);
         } else {
-          SCORE_OTHER_BOXES(0, 5)
+          SCORE_OTHER_BOXES(0, 4)
           PRODUCTS_WAIT(0);
           settle_32(s);
         }
@@ -199,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
         const int p_row = warp * 16 + lane % 16;
 #pragma unroll
         for (int k = 0; k < 4; k++)
-          stmatrix_x4(own + 8 * BOX_BYTES + p_row * 128 + (((k * 2 + lane / 16) ^ (p_row % 8)) * 16), &p[4 * k]);
+          stmatrix_x4(base + HOPPER_P_OFFSET + p_row * 128 + (((k * 2 + lane / 16) ^ (p_row % 8)) * 16), &p[4 * k]);
         store_shared_if(thread == 0, shared_address(&control->moved[group]), moved ? 1.0f : 0.0f);
         store_shared_if(lane % 4 == 0, shared_address(&control->reference[group][row[0]]), reference[0]);
         store_shared_if(lane % 4 == 0, shared_address(&control->reference[group][row[1]]), reference[1]);
@@ -208,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
         barrier_arrive_if(lane == 0, shared_address(&control->ready[group]));
         PRODUCTS_WAIT(0);
         settle_128(o);
-        barrier_arrive_if(lane == 0, shared_address(&control->empty[group][0]));
+        HAND_BACK(group, OWN_HALF);
       }
 
       if (num_tiles > 0) {
@@ -223,8 +244,7 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
           ADD_OTHER();
           PRODUCTS_WAIT(0);
           settle_128(o);
-          if (lane == 0)
-            barrier_arrive(shared_address(&control->empty[1 - group][1]));
+          HAND_BACK(1 - group, OTHER_HALF);
         }
         q_number++;
       }
@@ -258,10 +278,15 @@ extern "C" __global__ void __launch_bounds__(HOPPER_THREADS, 1)
         barrier_arrive(shared_address(&control->feed.piece_empty[number % 2]));
     }
   }
+  if (IS_PAIR)
+    pair_barrier(); /* until then the other hands back memory here */
 }
 
+#undef HAND_BACK
+#undef CLUSTER
 #undef JOIN
 #undef JOIN_
 #undef KERNEL_NAME
+#undef IS_PAIR
 #undef TYPE
 #undef PACK

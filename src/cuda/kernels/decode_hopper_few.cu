@@ -97,7 +97,8 @@ static __device__ __forceinline__ void feed_boxes(const decode_args *a, const fm
           if (lane == 0)
             barrier_arrive(shared_address(&control->started[tile % 4]));
           barrier_arrive_expecting(full, BOX_BYTES);
-          copy_columns(a, map, ring + (place.box - lane) * BOX_BYTES, full, lane, tile_pages, slot, part.kv_head);
+          copy_columns(a, map, ring + (place.box - lane) * BOX_BYTES, full, lane, tile_pages, slot, part.kv_head,
+                       false);
           is_due = false;
         }
       to = boxes_on(to, KEY_BOXES, num_boxes);

@@ -75,6 +75,35 @@ static __device__ __forceinline__ bool barrier_has_passed(uint32_t barrier, uint
   return has != 0;
 }
 
+/* ---- Pairs: clusters of two CTAs --------------------------------------------------------------------- */
+
+static __device__ __forceinline__ int rank_in_pair(void) {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+/* The same place in the shared memory of one of the pair. */
+static __device__ __forceinline__ uint32_t address_in(int rank, uint32_t address) {
+  uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+
+/* All threads of both meet. */
+static __device__ __forceinline__ void pair_barrier(void) {
+  asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
+}
+
+/* As barrier_arrive_if, at a barrier of either. Not for what this thread wrote: that its reads are over is all it tells. */
+static __device__ __forceinline__ void pair_barrier_arrive_if(bool arrives, uint32_t barrier) {
+  delay_at_random();
+  asm volatile("{\n.reg .pred arrives;\nsetp.ne.b32 arrives, %1, 0;\n"
+               "@arrives mbarrier.arrive.shared::cluster.b64 _, [%0];\n}" ::"r"(barrier),
+               "r"((uint32_t)arrives)
+               : "memory");
+}
+
 /* Of the hardware's numbered barriers. */
 static __device__ __forceinline__ void named_barrier(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
@@ -115,6 +144,24 @@ static __device__ __forceinline__ void copy_box(uint32_t to, const fmlai_cuda_te
   asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
                "l"(map), "r"(barrier), "r"(column), "r"(slot), "r"(page), "r"(kv_head)
+               : "memory");
+}
+
+/* The same to both CTAs of a pair, each of whose barriers at that place is told of it. */
+static __device__ __forceinline__ void copy_box_to_pair(uint32_t to, const fmlai_cuda_tensor_map *map, uint32_t barrier,
+                                                        int32_t column, int32_t slot, int32_t page, int32_t kv_head) {
+  delay_at_random();
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+               "[%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to),
+               "l"(map), "r"(barrier), "r"(column), "r"(slot), "r"(page), "r"(kv_head), "h"((uint16_t)3)
+               : "memory");
+}
+
+/* The same to the L2 alone. */
+static __device__ __forceinline__ void prefetch_box(const fmlai_cuda_tensor_map *map, int32_t column, int32_t slot,
+                                                    int32_t page, int32_t kv_head) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global.tile [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(column),
+               "r"(slot), "r"(page), "r"(kv_head)
                : "memory");
 }
 

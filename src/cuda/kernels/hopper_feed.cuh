@@ -49,15 +49,15 @@ static __device__ __forceinline__ int32_t pages_of_boxes(const decode_args *a, c
   return page_of_key(a, part->batch, first + lane * a->box_keys, key_end);
 }
 
-/* A box of columns of a tile, whose keys lie in `pages`, from `slot` of the first on; box 0 would lie at `stage`. By one
-   lane; several may each have a box of their own. */
+/* A box of columns of a tile, whose keys lie in `pages`, from `slot` of the first on; box 0 would lie at `stage`. To this
+   CTA, or to both of its pair. By one lane; several may each have a box of their own. */
 static __device__ __forceinline__ void copy_columns(const decode_args *a, const fmlai_cuda_tensor_map *map,
                                                     uint32_t stage, uint32_t barrier, int box, const int32_t pages[4],
-                                                    int32_t slot, int32_t kv_head) {
+                                                    int32_t slot, int32_t kv_head, bool to_pair) {
 #pragma unroll
   for (int i = 0; i < 4; i++)
     if (i * a->box_keys < BLOCK_KEYS) {
-      copy_box(stage + box * BOX_BYTES + i * a->box_keys * 128, map, barrier, box * 64, slot, pages[i], kv_head);
+      (to_pair ? copy_box_to_pair : copy_box)(stage + box * BOX_BYTES + i * a->box_keys * 128, map, barrier, box * 64, slot, pages[i], kv_head);
       slot = slot + a->box_keys == a->page_size ? 0 : slot + a->box_keys;
     }
 }

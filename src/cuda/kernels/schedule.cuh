@@ -12,8 +12,9 @@
  * up to MAX_ROUNDS whole tiles, and is hardly longer than on the line: then CTAs begin anew less often, and where a
  * sequence is one split nothing is to be merged.
  *
- * With tiles_together 2, pairs of a KV head's row tiles are cut together, and pairs of neighbouring CTAs have a share:
- * they read the same keys at about the same time, so that these leave the memory once.
+ * With tiles_together 2, pairs of a KV head's row tiles are cut together, and pairs of neighbouring CTAs have a share.
+ * They bring keys for each other, so both have all its pieces, also one for which there is no row tile: of that the piece
+ * has no rows.
  *
  * The merge does not work this out again: for each item of a CTA, or for its stretch of the line, there is a place that
  * tells of the tile whose first split it is, if it is one.
@@ -288,7 +289,7 @@ static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t 
   return w;
 }
 
-/* A member's tile of a group; false if the group has none for it. */
+/* A member's tile of a group; false if there is none, and then the piece has no rows. */
 static __device__ __forceinline__ bool find_tile(const decode_args *a, const sequence *s, int32_t group, int32_t member,
                                                  int32_t *kv_head, int32_t *row_tile) {
   *kv_head = a->num_kv_heads == 1 ? 0 : quotient(group, s->groups_per_head);
@@ -296,7 +297,7 @@ static __device__ __forceinline__ bool find_tile(const decode_args *a, const seq
   return *row_tile < s->tiles_per_head;
 }
 
-/* An item: false if it is not for this CTA. */
+/* An item: false if it is none, as lengths changed meanwhile. */
 static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, piece *p, int lane) {
   const int32_t inside = w->position - w->at.begin;
   const int32_t blocks = split_blocks(&w->batch_cut, &p->seq), splits = num_splits(&w->batch_cut, &p->seq);
@@ -306,14 +307,15 @@ static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, 
   p->block_end = min(p->block_begin + blocks, p->seq.num_blocks);
   p->slot = splits > 1 ? (w->at.splits_before + inside) * a->tiles_together + w->member : -1;
   const bool has_tile = find_tile(a, &p->seq, group, w->member, &p->kv_head, &p->row_tile);
-  if (has_tile && splits > 1 && number == 0 && lane == 0)
+  const bool is_item = p->slot < a->num_slots && p->kv_head < a->num_kv_heads;
+  if (is_item && has_tile && splits > 1 && number == 0 && lane == 0)
     tell_of_split_tile(w->to_tell, p, splits, p->slot + a->tiles_together);
   w->position += num_shares(a);
   w->to_tell += a->num_ctas;
-  return has_tile;
+  return is_item;
 }
 
-/* What the share has of the tile at its position: false if that is nothing for this CTA. */
+/* What the share has of the tile at its position: false if that is nothing. */
 static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *w, piece *p, int lane) {
   const int32_t length = p->seq.num_blocks + OVERHEAD_BLOCKS;
   const int32_t group = quotient(w->position - w->at.begin, length);
@@ -322,8 +324,9 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
   const int32_t tile_end = tile_begin + length;
   const int32_t from = w->position, to = min(w->end, tile_end);
   w->position = to;
-  if (!find_tile(a, &p->seq, group, w->member, &p->kv_head, &p->row_tile))
-    return false;
+  const bool has_tile = find_tile(a, &p->seq, group, w->member, &p->kv_head, &p->row_tile);
+  if (p->kv_head >= a->num_kv_heads)
+    return false; /* lengths changed meanwhile */
   if (p->seq.num_blocks == 0) {
     /* Nothing to read, but its rows are to be written: by the share that holds its beginning. */
     p->block_begin = p->block_end = 0;
@@ -336,7 +339,7 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
   p->block_end = to - keys_begin;
   const bool begins = p->block_begin == 0, ends = p->block_end == p->seq.num_blocks;
   p->slot = begins && ends ? -1 : begins ? a->num_ctas + w->cta : w->cta;
-  if (begins && !ends && lane == 0) {
+  if (has_tile && begins && !ends && lane == 0) {
     const int32_t last = quotient(tile_end - 1, w->batch_cut.share); /* share */
     tell_of_split_tile(w->to_tell, p, last - (w->cta >> (a->tiles_together - 1)) + 1, w->cta + a->tiles_together);
   }
@@ -348,6 +351,8 @@ static __device__ __forceinline__ piece next_piece(const decode_args *a, walk *w
   piece p;
   while (w->position < w->end) {
     w->at = find_place(a, &w->batch_cut, w->at, w->position, lane);
+    if (w->at.batch == a->batch_size)
+      break; /* lengths changed meanwhile */
     p.batch = w->at.batch;
     p.seq = read_sequence(a, p.batch);
     if (w->batch_cut.share == 0 ? take_item(a, w, &p, lane) : take_stretch(a, w, &p, lane))

@@ -41,14 +41,15 @@ enum { FMLAI_CUDA_MAX_STAGES = 7, FMLAI_CUDA_MAX_HEAD_DIM_K = 576 };
   (FMLAI_CUDA_STATS_OFFSET(rows, tile_keys, warps, head_dim_k) + (rows)*4 + 128)
 #define FMLAI_CUDA_STAGE_BYTES(tile_keys, head_dim_k) ((tile_keys)*FMLAI_CUDA_PITCH(head_dim_k) * 2)
 
-/* ---- Hopper: q, two stages of 64 keys, control ----------------------------------------------------- */
+/* ---- Hopper: q, two stages of 64 keys, probabilities, control ----------------------------------------------------- */
 
 enum {
   HOPPER_ROWS = 64,
   HOPPER_THREADS = 384,
   HOPPER_TILE_BYTES = 64 * 576 * 2, /* of q, and of a stage */
-  HOPPER_CONTROL_OFFSET = 3 * HOPPER_TILE_BYTES,
-  HOPPER_CONTROL_BYTES = 4096,
+  HOPPER_P_OFFSET = 3 * HOPPER_TILE_BYTES,
+  HOPPER_CONTROL_OFFSET = HOPPER_P_OFFSET + 64 * 64 * 2,
+  HOPPER_CONTROL_BYTES = 2560,
   HOPPER_SHARED_BYTES = HOPPER_CONTROL_OFFSET + HOPPER_CONTROL_BYTES
 };
 #define HOPPER_STAGE_OFFSET(stage) (((stage) + 1) * HOPPER_TILE_BYTES)
