@@ -51,6 +51,14 @@ static bool takes_hopper(const fmla_decode_params *p) {
   return p->head_dim_k == 576 && p->head_dim_v == 512 && fmlai_cuda_can_map(p);
 }
 
+/* Two pairs of CTAs go over the same keys side by side, so that these leave the memory once for both, where
+ * that leaves no more CTAs without a row tile than pairs do. */
+static int32_t tiles_together(const fmla_decode_params *p, const fmlai_cuda_variant *v, int32_t num_ctas) {
+  const int64_t tiles = (rows_of_kv_head(p) + v->rows - 1) / v->rows;
+  const bool fill_two = p->cu_seqlens_q == NULL && (tiles + 1) / 2 % 2 == 0;
+  return v->tiles_together == 2 && fill_two && num_ctas >= 4 ? 4 : v->tiles_together;
+}
+
 /* As many CTAs on an SM as wanted, if each gets stages enough, and enough for a share; then as many stages as
  * fit. */
 static bool fit(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_t index,
@@ -67,8 +75,8 @@ static bool fit(const fmlai_cuda_context *c, const fmla_decode_params *p, int32_
       choice->num_stages = stages;
       choice->shared_bytes = fmlai_cuda_shared_bytes(v, p->head_dim_k, stages);
       const int32_t num_ctas = num_sms(c, p) * ctas;
-      choice->tiles_together = v->tiles_together;
-      choice->num_ctas = num_ctas - num_ctas % v->tiles_together;
+      choice->tiles_together = tiles_together(p, v, num_ctas);
+      choice->num_ctas = num_ctas - num_ctas % choice->tiles_together;
       return true;
     }
   }

@@ -18,7 +18,8 @@ const fmlai_cuda_variant fmlai_cuda_variants[FMLAI_CUDA_NUM_VARIANTS] = {
    .max_head_dim_v = most_head_dim_v,                                                                          \
    .ctas_per_sm = CTAS_PER_SM(num_rows),                                                                       \
    .tiles_together = 1,                                                                                        \
-   .min_share = 1},
+   .min_share = 1,                                                                                             \
+   .idle_32nds = (num_rows) < 64},
     FMLAI_CUDA_PORTABLE_VARIANTS(X)
 #undef X
 #define X(num_rows, num_boxes)                                                                                 \
@@ -33,6 +34,7 @@ const fmlai_cuda_variant fmlai_cuda_variants[FMLAI_CUDA_NUM_VARIANTS] = {
    .ctas_per_sm = 1,                                                                                           \
    .tiles_together = 1,                                                                                        \
    .min_share = 2,                                                                                             \
+   .idle_32nds = 1,                                                                                            \
    .shared_bytes = HOPPER_FEW_SHARED_BYTES(num_rows, num_boxes),                                               \
    .is_hopper = true},
         FMLAI_CUDA_HOPPER_FEW_VARIANTS(X)
@@ -48,6 +50,7 @@ const fmlai_cuda_variant fmlai_cuda_variants[FMLAI_CUDA_NUM_VARIANTS] = {
              .ctas_per_sm = 1,
              .tiles_together = 1,
              .min_share = 2,
+             .idle_32nds = 1,
              .shared_bytes = HOPPER_SHARED_BYTES,
              .is_hopper = true},
     {.name = "hopper_rows128",
@@ -61,6 +64,7 @@ const fmlai_cuda_variant fmlai_cuda_variants[FMLAI_CUDA_NUM_VARIANTS] = {
      .ctas_per_sm = 1,
      .tiles_together = 2,
      .min_share = 2,
+     .idle_32nds = 0,
      .shared_bytes = HOPPER_SHARED_BYTES,
      .is_hopper = true},
 };

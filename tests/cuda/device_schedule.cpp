@@ -136,7 +136,7 @@ static void walk_share(void) {
       job.pieces[job.count - 1] =
           device_piece{job.cta, p.batch, p.kv_head, p.row_tile, p.block_begin, p.block_end, p.slot};
   }
-  end_walk(&w, lane);
+  end_walk(lane);
   lanes[lane].is_over = true;
 }
 

@@ -82,7 +82,6 @@ static void test_rows(void **state) {
     assert_int_equal(l->shared_bytes, expected[i].shared_bytes);
     assert_true((int32_t)l->shared_bytes <= fake.devices[0].shared_per_cta);
     assert_int_equal(1 << l->args.decode.tile_rows_log2, l->args.decode.tile_rows);
-    assert_int_equal(l->args.decode.tiles_together, strstr(l->name, "rows128") ? 2 : 1);
   }
 }
 
@@ -134,13 +133,16 @@ static void test_workspace_never_shrinks(void **state) {
   }
 }
 
-/* Pairs of CTAs, where a KV head has rows for two tiles and two SMs may be used. */
+/* Pairs of CTAs, where a KV head has rows for two tiles and two SMs may be used; two pairs together, where they
+ * are filled. */
 static void test_pairs(void **state) {
   (void)state;
   static const struct {
     int32_t num_q_heads, max_seqlen_q, max_sms, grid, together;
   } expected[] = {{64, 1, 0, SMS, 1}, {65, 1, 0, SMS, 2}, {128, 1, 0, SMS, 2}, {16, 8, 0, SMS, 2},
-                  {128, 1, 7, 6, 2},  {128, 1, 1, 1, 1},  {64, 1, 7, 7, 1}};
+                  {128, 1, 7, 6, 2},  {128, 1, 1, 1, 1},  {64, 1, 7, 7, 1},    {128, 2, 0, SMS, 4},
+                  {96, 2, 0, SMS, 4}, {64, 5, 0, SMS, 2}, {128, 3, 0, SMS, 2}, {128, 4, 0, SMS, 4},
+                  {128, 2, 7, 4, 4},  {128, 2, 3, 2, 2},  {128, 2, 1, 1, 1}};
   for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
     fmla_decode_params p = valid_step();
     p.num_q_heads = expected[i].num_q_heads;
@@ -148,15 +150,24 @@ static void test_pairs(void **state) {
     p.max_sms = expected[i].max_sms;
     assert_int_equal(decode(&p, -1), FMLA_OK);
     const fake_launch *l = fake_launch_at(0);
-    assert_string_equal(l->name, expected[i].together == 2 ? "fmlai_decode_hopper_bf16_rows128"
-                                                           : "fmlai_decode_hopper_bf16_rows64");
+    assert_string_equal(l->name, expected[i].together > 1 ? "fmlai_decode_hopper_bf16_rows128"
+                                                          : "fmlai_decode_hopper_bf16_rows64");
     assert_int_equal(l->grid, expected[i].grid);
     assert_int_equal(l->block, HOPPER_THREADS);
     assert_int_equal(l->shared_bytes, HOPPER_SHARED_BYTES);
     assert_int_equal(l->args.decode.num_ctas, expected[i].grid);
     assert_int_equal(l->args.decode.tiles_together, expected[i].together);
+    assert_int_equal(1 << l->args.decode.tiles_together_log2, expected[i].together);
     assert_int_equal(1 << l->args.decode.tile_rows_log2, l->args.decode.tile_rows);
   }
+  /* Sequences of one token each would leave half of the CTAs idle. */
+  fmla_decode_params p = valid_step();
+  p.num_q_heads = 128;
+  p.max_seqlen_q = 2;
+  p.cu_seqlens_q = p.cache_seqlens;
+  p.total_q = 8;
+  assert_int_equal(decode(&p, -1), FMLA_OK);
+  assert_int_equal(fake_launch_at(0)->args.decode.tiles_together, 2);
 }
 
 /* As many keys as divide a page and a tile. */

@@ -64,7 +64,9 @@ static fmlai_cuda_decode_args draw(void) {
   a.max_seqlen_k = ONE_OF(1, 64, 700, 5000, 40000);
   a.tile_rows = ONE_OF(16, 32, 64);
   a.tile_rows_log2 = __builtin_ctz((unsigned)a.tile_rows);
-  a.tiles_together = ONE_OF(1, 2);
+  a.tiles_together = ONE_OF(1, 2, 4);
+  a.tiles_together_log2 = __builtin_ctz((unsigned)a.tiles_together);
+  a.idle_32nds = ONE_OF(0, 1);
   a.min_share = ONE_OF(1, 2);
   a.num_ctas = a.tiles_together * ONE_OF(1, 2, 57, 66, 132);
   a.flags = below(4) == 0 ? FMLA_BATCH_INVARIANT : 0;
@@ -155,28 +157,30 @@ static int by_slot(const void *x, const void *y) {
   return (p > q) - (p < q);
 }
 
-/* A pair of CTAs goes over the same keys, in the same order, for two neighbouring row tiles. */
-static void check_pairs(int count) {
-  int even = 0, odd = 0;
-  for (; even < count || odd < count; even++, odd++) {
-    while (even < count && pieces[even].cta % 2 != 0)
-      even++;
-    while (odd < count && pieces[odd].cta % 2 != 1)
-      odd++;
-    if (even == count || odd == count)
-      break;
-    const device_piece *p = &pieces[even], *q = &pieces[odd];
-    assert_int_equal(p->cta + 1, q->cta);
-    assert_int_equal(p->batch, q->batch);
-    assert_int_equal(p->kv_head, q->kv_head);
-    assert_int_equal(p->row_tile + 1, q->row_tile);
-    assert_int_equal(p->block_begin, q->block_begin);
-    assert_int_equal(p->block_end, q->block_end);
-  }
-  assert_true(even == count && odd == count);
+static int next_of_member(int at, int count, int32_t together, int32_t member) {
+  while (at < count && pieces[at].cta % together != member)
+    at++;
+  return at;
 }
 
-/* Leaves out pieces without rows, of which one of a pair may have some. */
+/* The CTAs of a share go over the same keys, in the same order, for neighbouring row tiles. */
+static void check_member(int count, int32_t together, int32_t member) {
+  int first = next_of_member(0, count, together, 0), other = next_of_member(0, count, together, member);
+  while (first < count && other < count) {
+    const device_piece *p = &pieces[first], *q = &pieces[other];
+    assert_int_equal(p->cta + member, q->cta);
+    assert_int_equal(p->batch, q->batch);
+    assert_int_equal(p->kv_head, q->kv_head);
+    assert_int_equal(p->row_tile + member, q->row_tile);
+    assert_int_equal(p->block_begin, q->block_begin);
+    assert_int_equal(p->block_end, q->block_end);
+    first = next_of_member(first + 1, count, together, 0);
+    other = next_of_member(other + 1, count, together, member);
+  }
+  assert_true(first == count && other == count);
+}
+
+/* Leaves out pieces without rows, of which all but the first CTA of a share may have some. */
 static int with_rows(const fmlai_cuda_decode_args *a, int count) {
   int n = 0;
   for (int i = 0; i < count; i++)
@@ -190,10 +194,10 @@ static void check_batch(const fmlai_cuda_decode_args *a) {
   num_rounds = 0x55555555;
   const int all = device_schedule(a, pieces, MAX_PIECES);
   assert_true(all <= MAX_PIECES);
-  if (a->tiles_together == 2)
-    check_pairs(all);
+  for (int32_t member = 1; member < a->tiles_together; member++)
+    check_member(all, a->tiles_together, member);
   const int count = with_rows(a, all);
-  assert_true(a->tiles_together == 2 || count == all);
+  assert_true(a->tiles_together > 1 || count == all);
   assert_true(num_rounds >= 1 && (int64_t)num_rounds * a->num_ctas <= MAX_PLACES);
 
   qsort(pieces, (size_t)count, sizeof *pieces, by_tile_and_keys);
@@ -244,6 +248,7 @@ static void test_shares_are_even(void **unused) {
       a.group_heads = a.tile_rows = 16;
       a.tile_rows_log2 = 4;
       a.min_share = 2;
+      a.idle_32nds = 1;
       a.num_ctas = 132;
       a.num_slots = 2 * a.num_ctas;
       a.max_seqlen_k = lengths[i];

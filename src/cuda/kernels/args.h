@@ -76,11 +76,14 @@ typedef struct fmlai_cuda_decode_args {
   uint32_t flags;    /* FMLA_CAUSAL, FMLA_BATCH_INVARIANT, FMLA_EMPTY_LSE_POS_INF */
   float softmax_scale;
 
-  int32_t num_slots;      /* of partial results */
-  int32_t num_ctas;       /* of the decode kernel: tiles_together for each share */
-  int32_t tiles_together; /* row tiles of a KV head over the same keys, each with a CTA of its own */
-  int32_t min_share;      /* blocks of keys: no share is shorter */
-  int32_t tile_rows;      /* of the kernel's variant, a power of 2 */
+  int32_t num_slots; /* of partial results */
+  int32_t num_ctas;  /* of the decode kernel: tiles_together for each share */
+  int32_t
+      tiles_together; /* row tiles of a KV head over the same keys, each with a CTA of its own; a power of 2 */
+  int32_t tiles_together_log2;
+  int32_t min_share;  /* blocks of keys: no share is shorter */
+  int32_t idle_32nds; /* of a step in which CTAs may idle, where that saves pieces and their merge */
+  int32_t tile_rows;  /* of the kernel's variant, a power of 2 */
   int32_t tile_rows_log2;
   int32_t num_stages; /* tiles of keys in shared memory, where that is not the variant's to say */
   int32_t box_keys;   /* Hopper: keys that one copy brings, a divisor of page_size and of 64 */

@@ -41,6 +41,14 @@ static __device__ __forceinline__ void init_barriers(hopper_control *c, bool is_
 /* Who brings a box to both CTAs of a pair. */
 static __device__ __forceinline__ int bringer(int owner, int box) { return box == ROPE_BOX ? owner : box % 2; }
 
+/* Pairs over the same keys share in asking the L2 for them: so whoever is ahead of the others waits for memory, and all
+   find the same keys there. */
+static __device__ __forceinline__ bool asks_for(const decode_args *a, int box) {
+  uint32_t cta;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(cta)); /* each time anew: registers are full */
+  return (((uint32_t)box ^ cta) & (a->tiles_together - 2)) == 0;
+}
+
 static __device__ __forceinline__ void bring_box(const decode_args *a, const fmlai_cuda_tensor_map *map,
                                                  hopper_control *control, uint32_t stage, int owner, int box,
                                                  const int32_t pages[4], int32_t slot, int32_t kv_head, bool is_pair,
@@ -64,7 +72,7 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
   for (uint32_t number = 0;; number++) {
     const piece part = next_piece(a, &w, lane);
     if (part.batch < 0)
-      end_walk(&w, lane);
+      end_walk(lane);
     publish(&control->feed, number, &part, lane);
     if (part.batch < 0)
       return;
@@ -102,7 +110,7 @@ static __device__ __forceinline__ void feed_keys(const decode_args *a, const fml
       if (is_pair && boxes == 1) {
         /* The next tile's memory is in use still: until it is handed back, its keys come to the L2. */
         const int32_t page = __shfl_sync(0xffffffffu, at > 0 ? pages : next_pages, at);
-        if (page >= 0 && lane <= ROPE_BOX && bringer(1 - owner, lane) == rank)
+        if (page >= 0 && lane <= ROPE_BOX && bringer(1 - owner, lane) == rank && asks_for(a, lane))
           prefetch_box(map, lane * 64, (key + BLOCK_KEYS) % a->page_size, page, part.kv_head);
         __syncwarp();
       }

@@ -69,7 +69,7 @@ static __device__ __forceinline__ void feed_boxes(const decode_args *a, const fm
   for (uint32_t number = 0;; number++) {
     const piece part = next_piece(a, &w, lane);
     if (part.batch < 0)
-      end_walk(&w, lane);
+      end_walk(lane);
     publish(&control->feed, number, &part, lane);
     if (part.batch < 0)
       return;

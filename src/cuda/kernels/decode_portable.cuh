@@ -65,13 +65,15 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
   walk w;
   if (warp == 0)
     w = begin_walk(a, (int32_t)blockIdx.x, lane);
+  else
+    prefetch_table(a, (int32_t)blockIdx.x * (NUM_THREADS - 32) + thread - 32);
   write_unowned_rows(a, thread, NUM_THREADS);
 
-  for (;;) {
+  for (bool has_told = false;;) {
     if (warp == 0) {
       const piece next = next_piece(a, &w, lane);
-      if (next.batch < 0)
-        end_walk(&w, lane);
+      if (next.batch < 0 && !has_told)
+        end_walk(lane);
       if (lane == 0)
         *part = next;
     }
@@ -105,8 +107,10 @@ extern "C" __global__ void __launch_bounds__(NUM_THREADS, ROWS == 16 ? 2 : 1)
         LOAD_TILE(stage);
       cp_async_commit();
     }
-    if (warp == 0)
-      end_walk(&w, lane);
+    if (warp == 0 && w.position >= w.end) { /* this is the last piece */
+      end_walk(lane);
+      has_told = true;
+    }
 
     /* Keys that this thread's row may see. */
     int32_t visible_end = key_end;

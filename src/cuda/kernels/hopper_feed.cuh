@@ -108,6 +108,7 @@ static __device__ __forceinline__ void feed_q(const decode_args *a, hopper_feed 
     __syncwarp();
     if (rehearses) {
       wait_for_turn();
+      prefetch_table(a, (int32_t)blockIdx.x * LOADERS + thread);
       write_unowned_rows(a, thread, LOADERS);
     } else if (thread % 32 == 0) {
       barrier_arrive(shared_address(&f->piece_empty[number % 2]));

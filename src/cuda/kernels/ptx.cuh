@@ -28,6 +28,11 @@ static __device__ __forceinline__ void cp_async_wait(int pending) {
   }
 }
 
+/* Asks the L2 for a line. */
+static __device__ __forceinline__ void prefetch_line(const void *from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from) : "memory");
+}
+
 /* Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8. */
 static __device__ __forceinline__ void ldmatrix_x4(uint32_t r[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

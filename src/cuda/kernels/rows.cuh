@@ -75,6 +75,14 @@ static __device__ __forceinline__ int32_t page_of_key(const decode_args *a, int3
   return page >= 0 && page < a->num_pages ? page : -1;
 }
 
+/* A line of the block table to the L2, if there are so many: while lengths are read, and nobody knows yet who needs it. */
+static __device__ __forceinline__ void prefetch_table(const decode_args *a, int32_t line) {
+  enum { LINE_PAGES = 32 };
+  const int32_t lines = max(ceil_div(ceil_div(a->max_seqlen_k, a->page_size), LINE_PAGES), 1), batch = quotient(line, lines);
+  if (batch < a->batch_size)
+    prefetch_line(a->block_table + batch * a->block_table_stride + (line - batch * lines) * LINE_PAGES);
+}
+
 /*
  * One key to row `row` of a stage, by eight threads of which this is `part`: its elements, and zeros to the
  * pitch's end; zeros alone without a page. The page was looked up an iteration before, so that nobody waits for it.

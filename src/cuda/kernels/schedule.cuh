@@ -12,9 +12,9 @@
  * up to MAX_ROUNDS whole tiles, and is hardly longer than on the line: then CTAs begin anew less often, and where a
  * sequence is one split nothing is to be merged.
  *
- * With tiles_together 2, pairs of a KV head's row tiles are cut together, and pairs of neighbouring CTAs have a share.
- * They bring keys for each other, so both have all its pieces, also one for which there is no row tile: of that the piece
- * has no rows.
+ * With tiles_together 2 or 4, so many of a KV head's row tiles are cut together, and so many neighbouring CTAs have a
+ * share. They bring keys for each other, so all have all its pieces, also one for which there is no row tile: of that the
+ * piece has no rows.
  *
  * The merge does not work this out again: for each item of a CTA, or for its stretch of the line, there is a place that
  * tells of the tile whose first split it is, if it is one.
@@ -32,7 +32,6 @@ enum {
   OVERHEAD_BLOCKS = 2,
   ITEM_MIN_BLOCKS = 16,    /* items were slower where shares are shorter (docs/hopper-kernel.md), not understood */
   SECOND_PIECE_BLOCKS = 4, /* what a CTA could compute in the time that a second piece and its merge take */
-  IDLE_PART = 32,          /* CTAs may idle for this part of the time: the others have their bandwidth */
   MAX_ROUNDS = FMLAI_CUDA_MAX_ROUNDS,
   INVARIANT_MIN_SPLIT_KEYS = 1024,
   INVARIANT_MAX_SPLITS = 8
@@ -79,7 +78,7 @@ static __device__ __forceinline__ sequence read_sequence(const decode_args *a, i
   }
   s.seqlen_k = clamp(a->cache_seqlens[batch], 0, a->max_seqlen_k);
   s.tiles_per_head = (s.seqlen_q * a->group_heads + a->tile_rows - 1) >> a->tile_rows_log2;
-  s.groups_per_head = (s.tiles_per_head + a->tiles_together - 1) >> (a->tiles_together - 1); /* 1 or 2 */
+  s.groups_per_head = (s.tiles_per_head + a->tiles_together - 1) >> a->tiles_together_log2;
   s.num_groups = s.groups_per_head * a->num_kv_heads;
   s.num_blocks = (s.seqlen_k + BLOCK_KEYS - 1) / BLOCK_KEYS;
   return s;
@@ -138,7 +137,7 @@ static __device__ __forceinline__ int32_t batch_weight(const decode_args *a, con
 }
 
 typedef struct batch_totals {
-  int32_t groups;         /* row tiles, or pairs of them */
+  int32_t groups;         /* of tiles_together row tiles */
   int32_t blocks;         /* of all groups */
   int32_t longest_blocks; /* of a sequence that has rows */
 } batch_totals;
@@ -155,7 +154,7 @@ static __device__ __forceinline__ batch_totals add_up_batch(const decode_args *a
 }
 
 static __device__ __forceinline__ int32_t num_shares(const decode_args *a) {
-  return a->num_ctas >> (a->tiles_together - 1);
+  return a->num_ctas >> a->tiles_together_log2;
 }
 
 /* Decides how to cut the batch, and returns its weight then. A look at all lengths takes a good part of a microsecond,
@@ -170,7 +169,7 @@ static __device__ __forceinline__ int32_t cut_batch(const decode_args *a, cut *c
   for (int32_t rounds = 1; share >= ITEM_MIN_BLOCKS && rounds <= MAX_ROUNDS; rounds++) {
     const int32_t most = rounds * num_shares(a);
     int32_t longest =
-        quotient(share + share / IDLE_PART + OVERHEAD_BLOCKS + SECOND_PIECE_BLOCKS, rounds) - OVERHEAD_BLOCKS;
+        quotient(share + share / 32 * a->idle_32nds + OVERHEAD_BLOCKS + SECOND_PIECE_BLOCKS, rounds) - OVERHEAD_BLOCKS;
     if (t.groups > most)
       continue;
     *c = cut{0, t.longest_blocks};
@@ -267,24 +266,21 @@ typedef struct walk {
   int32_t cta;
   int32_t member; /* of the CTAs that have the share together */
   split_tile *to_tell; /* where to tell of the next item, or of the share */
-  bool has_told;       /* of all: so a fence is passed once */
 } walk;
 
 static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t cta, int lane) {
   walk w;
-  const int32_t weight = cut_batch(a, &w.batch_cut, lane), number = cta >> (a->tiles_together - 1);
+  const int32_t weight = cut_batch(a, &w.batch_cut, lane), number = cta >> a->tiles_together_log2;
   w.position = number;
   w.end = weight;
   if (w.batch_cut.share > 0) {
-    const int32_t whole_shares = quotient(weight, w.batch_cut.share); /* no more lie on the line before the last */
-    w.position = number > whole_shares ? weight : w.batch_cut.share * number;
+    w.position = (int32_t)min((int64_t)w.batch_cut.share * number, (int64_t)weight);
     w.end = min(w.batch_cut.share, weight - w.position) + w.position;
   }
   w.at = place{0, 0, 0};
   w.cta = cta;
   w.member = cta & (a->tiles_together - 1);
   w.to_tell = a->split_tiles + cta;
-  w.has_told = false;
   clear_split_tiles(a, cta, w.batch_cut.share > 0 ? 1 : max(ceil_div(weight, num_shares(a)), 1), lane);
   return w;
 }
@@ -318,7 +314,8 @@ static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, 
 /* What the share has of the tile at its position: false if that is nothing. */
 static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *w, piece *p, int lane) {
   const int32_t length = p->seq.num_blocks + OVERHEAD_BLOCKS;
-  const int32_t group = quotient(w->position - w->at.begin, length);
+  const int32_t inside = w->position - w->at.begin;
+  const int32_t group = inside < length ? 0 : quotient(inside, length);
   const int32_t tile_begin = w->at.begin + group * length;
   const int32_t keys_begin = tile_begin + OVERHEAD_BLOCKS; /* the place of block 0 */
   const int32_t tile_end = tile_begin + length;
@@ -341,7 +338,7 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
   p->slot = begins && ends ? -1 : begins ? a->num_ctas + w->cta : w->cta;
   if (has_tile && begins && !ends && lane == 0) {
     const int32_t last = quotient(tile_end - 1, w->batch_cut.share); /* share */
-    tell_of_split_tile(w->to_tell, p, last - (w->cta >> (a->tiles_together - 1)) + 1, w->cta + a->tiles_together);
+    tell_of_split_tile(w->to_tell, p, last - (w->cta >> a->tiles_together_log2) + 1, w->cta + a->tiles_together);
   }
   return true;
 }
@@ -365,10 +362,7 @@ static __device__ __forceinline__ piece next_piece(const decode_args *a, walk *w
 /* Once a CTA has taken its last piece, it has told of all its split tiles, and the merge may be launched: it reads of
    them before it waits for the rest. That it sees them follows from the fence and from the L2, past which nobody reads
    them; PTX promises it only behind the wait. */
-static __device__ __forceinline__ void end_walk(walk *w, int lane) {
-  if (w->position < w->end || w->has_told)
-    return;
-  w->has_told = true;
+static __device__ __forceinline__ void end_walk(int lane) {
   if (lane == 0) {
     __threadfence();
     let_next_begin();
