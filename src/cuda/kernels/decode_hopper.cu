@@ -12,6 +12,16 @@ enum {
   NUM_PARTS
 };
 
+/* Registers of threads that feed, and of those that compute, which more make a little faster. Compilers before CUDA 12.8
+   take more for the feeder. */
+#if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ < 1208
+#define FEED_REGISTERS 72
+#define MATH_REGISTERS 216
+#else
+#define FEED_REGISTERS 56
+#define MATH_REGISTERS 224
+#endif
+
 typedef struct hopper_control {
   uint64_t full[2][9];  /* of a stage's boxes */
   uint64_t empty[2][NUM_PARTS];

@@ -46,13 +46,13 @@ extern "C" __global__ void CLUSTER __launch_bounds__(HOPPER_THREADS, 1)
     wait_for_turn();
 
   if (group == 2) {
-    REGISTERS_DOWN_TO(56);
+    REGISTERS_DOWN_TO(FEED_REGISTERS);
     if (warp == 0)
       feed_keys(a, &map, control, base, lane, IS_PAIR);
     else
       feed_q(a, &control->feed, base, HOPPER_ROWS, thread - 32);
   } else {
-    REGISTERS_UP_TO(224);
+    REGISTERS_UP_TO(MATH_REGISTERS);
     const uint32_t own = base + HOPPER_STAGE_OFFSET(group), other = base + HOPPER_STAGE_OFFSET(1 - group);
     const uint32_t q_own = k_major(base + group * HALF_BYTES), q_other = k_major(base + (1 - group) * HALF_BYTES);
     const uint32_t q_rope = k_major(base + ROPE_BOX * BOX_BYTES);

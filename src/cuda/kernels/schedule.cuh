@@ -252,9 +252,9 @@ static __device__ __forceinline__ void clear_split_tiles(const decode_args *a, i
 }
 
 /* Of the tile that a piece begins. By one thread. */
-static __device__ __forceinline__ void tell_of_split_tile(split_tile *to, const piece *p, int32_t num_splits,
-                                                          int32_t next_slot) {
-  *to = split_tile{p->batch, p->kv_head, p->row_tile, p->seq.q_begin, p->seq.seqlen_q, num_splits, p->slot, next_slot};
+static __device__ __forceinline__ void tell_of_split_tile(const decode_args *a, int32_t place, const piece *p,
+                                                          int32_t num_splits, int32_t next_slot) {
+  a->split_tiles[place] = split_tile{p->batch, p->kv_head, p->row_tile, p->seq.q_begin, p->seq.seqlen_q, num_splits, p->slot, next_slot};
 }
 
 /* The state of a CTA's walk over its share; the same in all lanes of its warp. */
@@ -263,10 +263,13 @@ typedef struct walk {
   int32_t position; /* on the line, or the next item */
   int32_t end;      /* of the share, or the number of items */
   place at;
-  int32_t cta;
-  int32_t member; /* of the CTAs that have the share together */
-  split_tile *to_tell; /* where to tell of the next item, or of the share */
+  int32_t to_tell; /* where to tell of the next item, or of the share: [round, CTA] */
 } walk;
+
+/* Of the CTAs that have the share together. */
+static __device__ __forceinline__ int32_t member_of_share(const decode_args *a, const walk *w) {
+  return w->to_tell & (a->tiles_together - 1);
+}
 
 static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t cta, int lane) {
   walk w;
@@ -278,9 +281,7 @@ static __device__ __forceinline__ walk begin_walk(const decode_args *a, int32_t 
     w.end = min(w.batch_cut.share, weight - w.position) + w.position;
   }
   w.at = place{0, 0, 0};
-  w.cta = cta;
-  w.member = cta & (a->tiles_together - 1);
-  w.to_tell = a->split_tiles + cta;
+  w.to_tell = cta;
   clear_split_tiles(a, cta, w.batch_cut.share > 0 ? 1 : max(ceil_div(weight, num_shares(a)), 1), lane);
   return w;
 }
@@ -301,11 +302,12 @@ static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, 
   const int32_t number = inside - group * splits;
   p->block_begin = number * blocks;
   p->block_end = min(p->block_begin + blocks, p->seq.num_blocks);
-  p->slot = splits > 1 ? (w->at.splits_before + inside) * a->tiles_together + w->member : -1;
-  const bool has_tile = find_tile(a, &p->seq, group, w->member, &p->kv_head, &p->row_tile);
+  const int32_t member = member_of_share(a, w);
+  p->slot = splits > 1 ? (w->at.splits_before + inside) * a->tiles_together + member : -1;
+  const bool has_tile = find_tile(a, &p->seq, group, member, &p->kv_head, &p->row_tile);
   const bool is_item = p->slot < a->num_slots && p->kv_head < a->num_kv_heads;
   if (is_item && has_tile && splits > 1 && number == 0 && lane == 0)
-    tell_of_split_tile(w->to_tell, p, splits, p->slot + a->tiles_together);
+    tell_of_split_tile(a, w->to_tell, p, splits, p->slot + a->tiles_together);
   w->position += num_shares(a);
   w->to_tell += a->num_ctas;
   return is_item;
@@ -321,7 +323,8 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
   const int32_t tile_end = tile_begin + length;
   const int32_t from = w->position, to = min(w->end, tile_end);
   w->position = to;
-  const bool has_tile = find_tile(a, &p->seq, group, w->member, &p->kv_head, &p->row_tile);
+  const int32_t cta = w->to_tell; /* the line has one round */
+  const bool has_tile = find_tile(a, &p->seq, group, member_of_share(a, w), &p->kv_head, &p->row_tile);
   if (p->kv_head >= a->num_kv_heads)
     return false; /* lengths changed meanwhile */
   if (p->seq.num_blocks == 0) {
@@ -335,10 +338,10 @@ static __device__ __forceinline__ bool take_stretch(const decode_args *a, walk *
   p->block_begin = max(from - keys_begin, 0);
   p->block_end = to - keys_begin;
   const bool begins = p->block_begin == 0, ends = p->block_end == p->seq.num_blocks;
-  p->slot = begins && ends ? -1 : begins ? a->num_ctas + w->cta : w->cta;
+  p->slot = begins && ends ? -1 : begins ? a->num_ctas + cta : cta;
   if (has_tile && begins && !ends && lane == 0) {
     const int32_t last = quotient(tile_end - 1, w->batch_cut.share); /* share */
-    tell_of_split_tile(w->to_tell, p, last - (w->cta >> a->tiles_together_log2) + 1, w->cta + a->tiles_together);
+    tell_of_split_tile(a, cta, p, last - (cta >> a->tiles_together_log2) + 1, cta + a->tiles_together);
   }
   return true;
 }
