@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench/results/h100-flashmla.json"
+RESULTS = ROOT / "bench/results/h200-flashmla.json"
 PLOT = ROOT / "docs/gpu-beside-flashmla.png"
 # Of a row: its name in the results, in the plot, and its mark.
 CONTENDERS = (
