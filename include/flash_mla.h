@@ -253,7 +253,8 @@ FMLA_API fmla_status fmla_decode_workspace(const fmla_context *context, const fm
  * Decodes one step. `workspace` is memory of the device with any content and alignment; it serves one call in
  * flight. `stream` is a CUstream on GPUs (NULL: the default stream) and NULL on the CPU, where the call
  * returns when the work is done. Allocates nothing; on a GPU it only enqueues work, so that it can be
- * captured in a CUDA graph and replayed with other values in the same places.
+ * captured in a CUDA graph and replayed with other values in the same places. Until that work is done nothing
+ * may write to the inputs: under lengths that change a step need not end.
  *
  * Deterministic: the same inputs give the same bits on one device and library, whatever the thread count.
  */
