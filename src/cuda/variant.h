@@ -28,10 +28,9 @@ typedef struct fmlai_cuda_variant {
   fmlai_cuda_image image;
   const char *functions[FMLAI_CUDA_NUM_TYPES];
   int32_t rows, tile_keys, warps, max_head_dim_v;
-  int32_t ctas_per_sm; /* that its registers allow and it is best with, if shared memory allows as many */
-  int32_t
-      tiles_together;   /* row tiles of a cluster, each with a CTA of its own; a share may have two clusters */
-  int32_t min_share;    /* blocks of 64 keys, the schedule's overhead of a tile included */
+  int32_t ctas_per_sm;    /* that its registers allow and it is best with, if shared memory allows as many */
+  int32_t tiles_together; /* row tiles of a cluster, a CTA for each; a share may have two clusters */
+  int32_t min_share;      /* blocks of 64 keys, the schedule's overhead of a tile included */
   int32_t idle_32nds;   /* of a step, in which CTAs may idle: where memory binds, others have their bandwidth */
   int32_t shared_bytes; /* of a CTA; 0: as many stages as fit */
   bool is_hopper;       /* for compute capability 9.0 alone */

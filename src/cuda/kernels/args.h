@@ -76,10 +76,9 @@ typedef struct fmlai_cuda_decode_args {
   uint32_t flags;    /* FMLA_CAUSAL, FMLA_BATCH_INVARIANT, FMLA_EMPTY_LSE_POS_INF */
   float softmax_scale;
 
-  int32_t num_slots; /* of partial results */
-  int32_t num_ctas;  /* of the decode kernel: tiles_together for each share */
-  int32_t
-      tiles_together; /* row tiles of a KV head over the same keys, each with a CTA of its own; a power of 2 */
+  int32_t num_slots;      /* of partial results */
+  int32_t num_ctas;       /* of the decode kernel: tiles_together for each share */
+  int32_t tiles_together; /* row tiles of a KV head over the same keys, a CTA for each: 1, 2 or 4 */
   int32_t tiles_together_log2;
   int32_t min_share;  /* blocks of keys: no share is shorter */
   int32_t idle_32nds; /* of a step in which CTAs may idle, where that saves pieces and their merge */

@@ -41,8 +41,7 @@ enum { FMLAI_CUDA_MAX_STAGES = 7, FMLAI_CUDA_MAX_HEAD_DIM_K = 576 };
   (FMLAI_CUDA_STATS_OFFSET(rows, tile_keys, warps, head_dim_k) + (rows)*4 + 128)
 #define FMLAI_CUDA_STAGE_BYTES(tile_keys, head_dim_k) ((tile_keys)*FMLAI_CUDA_PITCH(head_dim_k) * 2)
 
-/* ---- Hopper: q, two stages of 64 keys, probabilities, control
- * ----------------------------------------------------- */
+/* ---- Hopper: q, two stages of 64 keys, probabilities, control ------------------------------------------- */
 
 enum {
   HOPPER_ROWS = 64,
