@@ -39,34 +39,23 @@ const fmlai_cuda_variant fmlai_cuda_variants[FMLAI_CUDA_NUM_VARIANTS] = {
    .is_hopper = true},
         FMLAI_CUDA_HOPPER_FEW_VARIANTS(X)
 #undef X
-            {.name = "hopper_rows64",
-             .takes = HOPPER_TAKES,
-             .image = FMLAI_CUDA_IMAGE_decode_hopper,
-             .functions = {"fmlai_decode_hopper_bf16_rows64", "fmlai_decode_hopper_fp16_rows64"},
-             .rows = HOPPER_ROWS,
-             .tile_keys = 64,
-             .warps = HOPPER_THREADS / 32,
-             .max_head_dim_v = 512,
-             .ctas_per_sm = 1,
-             .tiles_together = 1,
-             .min_share = 2,
-             .idle_32nds = 1,
-             .shared_bytes = HOPPER_SHARED_BYTES,
-             .is_hopper = true},
-    {.name = "hopper_rows128",
-     .takes = HOPPER_TAKES,
-     .image = FMLAI_CUDA_IMAGE_decode_hopper,
-     .functions = {"fmlai_decode_hopper_bf16_rows128", "fmlai_decode_hopper_fp16_rows128"},
-     .rows = HOPPER_ROWS,
-     .tile_keys = 64,
-     .warps = HOPPER_THREADS / 32,
-     .max_head_dim_v = 512,
-     .ctas_per_sm = 1,
-     .tiles_together = 2,
-     .min_share = 2,
-     .idle_32nds = 0,
-     .shared_bytes = HOPPER_SHARED_BYTES,
-     .is_hopper = true},
+#define X(num_rows, num_ctas, most_idle_32nds)                                                                 \
+  {.name = "hopper_rows" #num_rows,                                                                            \
+   .takes = HOPPER_TAKES,                                                                                      \
+   .image = FMLAI_CUDA_IMAGE_decode_hopper,                                                                    \
+   .functions = {"fmlai_decode_hopper_bf16_rows" #num_rows, "fmlai_decode_hopper_fp16_rows" #num_rows},        \
+   .rows = HOPPER_ROWS,                                                                                        \
+   .tile_keys = 64,                                                                                            \
+   .warps = HOPPER_THREADS / 32,                                                                               \
+   .max_head_dim_v = 512,                                                                                      \
+   .ctas_per_sm = 1,                                                                                           \
+   .tiles_together = num_ctas,                                                                                 \
+   .min_share = 2,                                                                                             \
+   .idle_32nds = most_idle_32nds,                                                                              \
+   .shared_bytes = HOPPER_SHARED_BYTES,                                                                        \
+   .is_hopper = true},
+            FMLAI_CUDA_HOPPER_VARIANTS(X)
+#undef X
 };
 
 int32_t fmlai_cuda_shared_bytes(const fmlai_cuda_variant *v, int32_t head_dim_k, int32_t num_stages) {

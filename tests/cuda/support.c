@@ -19,9 +19,8 @@
   "fmlai_decode_portable_bf16_rows" #rows " fmlai_decode_portable_fp16_rows" #rows " "
 static const char decode_image[] = FMLAI_CUDA_PORTABLE_VARIANTS(X);
 #undef X
-static const char hopper_image[] = "fmlai_decode_hopper_bf16_rows64 fmlai_decode_hopper_fp16_rows64 "
-                                   "fmlai_decode_hopper_bf16_rows128 fmlai_decode_hopper_fp16_rows128 ";
-#define X(rows, boxes) "fmlai_decode_hopper_bf16_rows" #rows " fmlai_decode_hopper_fp16_rows" #rows " "
+#define X(rows, ...) "fmlai_decode_hopper_bf16_rows" #rows " fmlai_decode_hopper_fp16_rows" #rows " "
+static const char hopper_image[] = FMLAI_CUDA_HOPPER_VARIANTS(X);
 static const char hopper_few_image[] = FMLAI_CUDA_HOPPER_FEW_VARIANTS(X);
 #undef X
 static const char merge_image[] = "fmlai_merge_splits fmlai_merge_parts ";

@@ -43,6 +43,12 @@ enum { FMLAI_CUDA_MAX_STAGES = 7, FMLAI_CUDA_MAX_HEAD_DIM_K = 576 };
 
 /* ---- Hopper: q, two stages of 64 keys, probabilities, control ------------------------------------------- */
 
+/* X(rows, ctas, idle_32nds): query rows of a cluster; its CTAs, each of which has a tile of HOPPER_ROWS;
+ * variant.h. */
+#define FMLAI_CUDA_HOPPER_VARIANTS(X)                                                                          \
+  X(64, 1, 1)                                                                                                  \
+  X(128, 2, 0)
+
 enum {
   HOPPER_ROWS = 64,
   HOPPER_THREADS = 384,
