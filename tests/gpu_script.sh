@@ -46,6 +46,7 @@ expect "3 passed, 0 failed" portable_good check jit shared
 expect "1 passed, 0 failed" "portable_good hopper" jit
 expect "1 passed, 3 failed" "portable_good portable_bad nothing crash" check
 expect "2 passed, 2 failed" portable_good sanitize
+expect "2 passed, 5 failed" "portable_good hopper" sanitize # without racecheck
 expect "0 passed, 1 failed" "" check
 expect "0 passed, 1 failed" portable_good nonsense
 MINUTES=0 expect "0 passed, 1 failed" portable_good check
