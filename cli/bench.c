@@ -27,8 +27,10 @@ static const char help[] =
     "  --page-size LIST tokens in a page [64]\n"
     "  --dtype LIST     types of q, cache and out: bf16, fp16 [bf16]\n"
     "  --varlen         lengths at random, from a half to one and a half of --seqlen [no]\n"
-    "  --causal         query tokens see no later keys [no]\n" DEVICE_OPTION_HELP KERNEL_OPTION_HELP
-        THREADS_OPTION_HELP "  --json FILE      write the results to a file, too [no]\n" HELP_OPTION_HELP "\n"
+    "  --causal         query tokens see no later keys [no]\n"
+    "  --batch-invariant  bits of a sequence do not depend on the batch [no]\n" DEVICE_OPTION_HELP
+        KERNEL_OPTION_HELP THREADS_OPTION_HELP
+    "  --json FILE      write the results to a file, too [no]\n" HELP_OPTION_HELP "\n"
     "Example: flashmla bench --heads 16,128 --seqlen 4096 --json rows.json\n" EXIT_CODES_HELP;
 
 /* ---- Options ------------------------------------------------------------------------------------ */
@@ -47,7 +49,7 @@ static const struct dimension {
     [SEQLEN] = {"--seqlen", 1 << 28}, [PAGE_SIZE] = {"--page-size", 1 << 20}, [DTYPE] = {"--dtype", 0},
 };
 
-enum { OPTION_VARLEN = OPTION_OF_VERB, OPTION_CAUSAL, OPTION_JSON, OPTION_LISTS };
+enum { OPTION_VARLEN = OPTION_OF_VERB, OPTION_CAUSAL, OPTION_BATCH_INVARIANT, OPTION_JSON, OPTION_LISTS };
 static const struct option options[] = {
     {"batch", required_argument, NULL, OPTION_LISTS + BATCH},
     {"heads", required_argument, NULL, OPTION_LISTS + HEADS},
@@ -57,6 +59,7 @@ static const struct option options[] = {
     {"dtype", required_argument, NULL, OPTION_LISTS + DTYPE},
     {"varlen", no_argument, NULL, OPTION_VARLEN},
     {"causal", no_argument, NULL, OPTION_CAUSAL},
+    {"batch-invariant", no_argument, NULL, OPTION_BATCH_INVARIANT},
     DEVICE_OPTION,
     KERNEL_OPTION,
     THREADS_OPTION,
@@ -68,7 +71,7 @@ static const struct option options[] = {
 typedef struct bench_options {
   fmla_config config;
   value_list lists[NUM_DIMENSIONS];
-  bool varlen, causal, help;
+  bool varlen, causal, batch_invariant, help;
   const char *json;
 } bench_options;
 
@@ -104,6 +107,9 @@ static int parse_options(int argc, char **argv, bench_options *o) {
       break;
     case OPTION_CAUSAL:
       o->causal = true;
+      break;
+    case OPTION_BATCH_INVARIANT:
+      o->batch_invariant = true;
       break;
     case OPTION_JSON:
       o->json = optarg;
@@ -158,7 +164,8 @@ static bench_shape shape_of_row(const bench_options *o, int64_t index) {
                        .page_size = values[PAGE_SIZE],
                        .dtype = values[DTYPE],
                        .varlen = o->varlen,
-                       .causal = o->causal};
+                       .causal = o->causal,
+                       .batch_invariant = o->batch_invariant};
 }
 
 static const char *bound_name(const bench_floor *floor) {
@@ -193,12 +200,12 @@ static void show_progress(int64_t row, int64_t num_rows) {
 
 static json_t *describe_row(const bench_shape *s, const bench_row *row, const bench_floor *floor) {
   const double time = row->time.median;
-  return json_pack("{s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:b, s:s, s:f, s:f, s:f, s:i, s:f, s:f, s:f, s:s}",
+  return json_pack("{s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:b, s:b, s:s, s:f, s:f, s:f, s:i, s:f, s:f, s:f, s:s}",
                    "batch", s->batch, "heads", s->heads, "sq", s->seqlen_q, "seqlen", s->seqlen, "page_size",
                    s->page_size, "dtype", dtype_name(s->dtype), "varlen", s->varlen, "causal", s->causal,
-                   "kernel", row->kernel, "us", 1e6 * time, "us_spread", 1e6 * row->time.spread, "us_fastest",
-                   1e6 * row->time.fastest, "runs", row->time.runs, "tflops",
-                   1e-12 * row->cost.operations / time, "gb_per_s", 1e-9 * row->cost.bytes / time,
+                   "batch_invariant", s->batch_invariant, "kernel", row->kernel, "us", 1e6 * time, "us_spread",
+                   1e6 * row->time.spread, "us_fastest", 1e6 * row->time.fastest, "runs", row->time.runs,
+                   "tflops", 1e-12 * row->cost.operations / time, "gb_per_s", 1e-9 * row->cost.bytes / time,
                    "share_of_floor", floor->seconds / time, "bound", bound_name(floor));
 }
 

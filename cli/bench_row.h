@@ -11,6 +11,7 @@ typedef struct bench_shape {
   int32_t batch, heads, seqlen_q, seqlen, page_size, dtype;
   bool varlen; /* lengths from a half to one and a half of seqlen */
   bool causal;
+  bool batch_invariant;
 } bench_shape;
 
 typedef struct bench_row {

@@ -68,7 +68,7 @@ int bench_step_build(const bench_shape *shape, verify_random *random, bench_step
   p->q_dtype = p->out_dtype = shape->dtype;
   p->kv_format = shape->dtype == FMLA_DTYPE_BF16 ? FMLA_KV_BF16 : FMLA_KV_FP16;
   p->softmax_scale = 1 / sqrtf((float)p->head_dim_k);
-  p->flags = shape->causal ? FMLA_CAUSAL : 0;
+  p->flags = (shape->causal ? FMLA_CAUSAL : 0) | (shape->batch_invariant ? FMLA_BATCH_INVARIANT : 0);
 
   step->cache_seqlens = calloc((size_t)shape->batch, sizeof *step->cache_seqlens);
   if (step->cache_seqlens == NULL)
