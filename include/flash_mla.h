@@ -189,8 +189,9 @@ FMLA_API fmla_status fmla_get_context_info(const fmla_context *context, fmla_con
  * GPUs take bases and strides of q, q_rope, kv_cache and out that are multiples of 16 bytes, and head dims that
  * are multiples of 16, head_dim_k up to 576; else the call is FMLA_ERROR_UNSUPPORTED.
  *
- * With FMLA_BATCH_INVARIANT a sequence of L tokens is computed in min(8, ceil(L / 1024)) splits of equal
- * length, rounded up to 64 tokens, whatever else is in the batch.
+ * With FMLA_BATCH_INVARIANT a sequence of L tokens is computed in max(min(4, ceil(L / s)), min(8, ceil(L /
+ * 4096))) splits of equal length, rounded up to 64 tokens, whatever else is in the batch; s is 1024 where up to
+ * 32 query rows (tokens x heads) share a KV head, else 2048.
  */
 typedef struct fmla_decode_params {
   size_t struct_size;

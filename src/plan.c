@@ -3,7 +3,11 @@
 enum {
   SPLIT_GRANULARITY = 64, /* tokens */
   MIN_SPLIT_TOKENS = 256,
-  INVARIANT_MIN_SPLIT_TOKENS = 1024,
+  INVARIANT_FEW_ROWS = 32,
+  INVARIANT_SPLIT_OF_FEW = 1024,
+  INVARIANT_SPLIT_OF_MANY = 2048,
+  INVARIANT_SHORT_SPLITS = 4, /* of these at most */
+  INVARIANT_LONG_SPLIT = 4096,
   INVARIANT_MAX_SPLITS = 8
 };
 
@@ -31,14 +35,16 @@ static int64_t saturating_add(int64_t a, int64_t b) {
   return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : sum;
 }
 
-static int64_t invariant_split_tokens(int64_t seqlen_k) {
-  const int64_t splits = min64(INVARIANT_MAX_SPLITS, ceil_div(seqlen_k, INVARIANT_MIN_SPLIT_TOKENS));
+static int64_t invariant_split_tokens(int64_t rows, int64_t seqlen_k) {
+  const int64_t short_split = rows <= INVARIANT_FEW_ROWS ? INVARIANT_SPLIT_OF_FEW : INVARIANT_SPLIT_OF_MANY;
+  const int64_t splits = max64(min64(INVARIANT_SHORT_SPLITS, ceil_div(seqlen_k, short_split)),
+                               min64(INVARIANT_MAX_SPLITS, ceil_div(seqlen_k, INVARIANT_LONG_SPLIT)));
   return splits == 0 ? SPLIT_GRANULARITY : round_up(ceil_div(seqlen_k, splits), SPLIT_GRANULARITY);
 }
 
 /* A sequence without keys is one split, which writes its rows. */
-static int64_t num_splits(bool batch_invariant, int64_t split_tokens, int64_t seqlen_k) {
-  return max64(1, ceil_div(seqlen_k, batch_invariant ? invariant_split_tokens(seqlen_k) : split_tokens));
+static int64_t num_splits(int64_t split_tokens, int64_t seqlen_k) {
+  return max64(1, ceil_div(seqlen_k, split_tokens));
 }
 
 static int32_t tile_rows_of(const fmlai_plan_shape *s) {
@@ -60,7 +66,9 @@ fmlai_plan_limits fmlai_plan_limits_of(const fmlai_plan_shape *s) {
   const int64_t begun = saturating_mul(s->num_kv_heads, s->batch_size);
   limits.num_tiles = min64(full, saturating_add(tiles_of(s, limits.tile_rows, s->total_q), begun));
 
-  const int64_t splits = num_splits(s->batch_invariant, MIN_SPLIT_TOKENS, s->max_seqlen_k);
+  /* A sequence with few rows has more splits. */
+  const int64_t split_tokens = s->batch_invariant ? invariant_split_tokens(0, s->max_seqlen_k) : MIN_SPLIT_TOKENS;
+  const int64_t splits = num_splits(split_tokens, s->max_seqlen_k);
   limits.num_partials = splits > 1 ? saturating_mul(limits.num_tiles, splits) : 0;
   if (!s->batch_invariant)
     limits.num_partials = min64(limits.num_partials, 2 * (int64_t)s->target_items);
@@ -72,8 +80,15 @@ static int32_t seqlen_q_of(const fmlai_plan *plan, int32_t batch) {
                             : plan->shape.max_seqlen_q;
 }
 
+static int64_t split_tokens_of(const fmlai_plan *plan, int32_t batch) {
+  return plan->shape.batch_invariant
+             ? invariant_split_tokens((int64_t)seqlen_q_of(plan, batch) * plan->shape.group_heads,
+                                      plan->cache_seqlens[batch])
+             : plan->split_tokens;
+}
+
 static int64_t splits_of(const fmlai_plan *plan, int32_t batch) {
-  return num_splits(plan->shape.batch_invariant, plan->split_tokens, plan->cache_seqlens[batch]);
+  return num_splits(split_tokens_of(plan, batch), plan->cache_seqlens[batch]);
 }
 
 void fmlai_plan_make(fmlai_plan *plan, const fmlai_plan_shape *shape, const int32_t *cache_seqlens,
@@ -158,7 +173,7 @@ fmlai_plan_item fmlai_plan_item_at(const fmlai_plan *plan, int64_t item) {
   const int64_t index = item - plan->item_begin[batch];
   const int64_t splits = splits_of(plan, batch);
   const int64_t seqlen_k = plan->cache_seqlens[batch];
-  const int64_t tokens = plan->shape.batch_invariant ? invariant_split_tokens(seqlen_k) : plan->split_tokens;
+  const int64_t tokens = split_tokens_of(plan, batch);
   fmlai_plan_item found = {.tile = tile_of_sequence(plan, batch, index / splits), .split = index % splits};
   found.kv_begin = found.split * tokens;
   found.kv_end = min64(found.kv_begin + tokens, seqlen_k);

@@ -11,8 +11,9 @@
  * sum over the sequences of row tiles times seqlen_k. The sequences that are split then have at most 2 *
  * target_items items.
  *
- * In the batch-invariant mode a sequence alone decides: it has n = min(8, ceil(seqlen_k / 1024)) splits of
- * round_up(ceil(seqlen_k / n), 64) tokens.
+ * In the batch-invariant mode a sequence alone decides: it has n = max(min(4, ceil(seqlen_k / s)), min(8,
+ * ceil(seqlen_k / 4096))) splits of round_up(ceil(seqlen_k / n), 64) tokens, where s is 1024 for up to 32 query
+ * rows of a KV head, else 2048: partial results of many rows take longer.
  */
 #ifndef FMLAI_PLAN_H
 #define FMLAI_PLAN_H

@@ -33,7 +33,12 @@ enum {
   ITEM_MIN_BLOCKS = 16,    /* items were slower where shares are shorter (docs/hopper-kernel.md), not understood */
   SECOND_PIECE_BLOCKS = 4, /* what a CTA could compute in the time that a second piece and its merge take */
   MAX_ROUNDS = FMLAI_CUDA_MAX_ROUNDS,
-  INVARIANT_MIN_SPLIT_KEYS = 1024,
+  /* src/plan.h's formula, in blocks */
+  INVARIANT_FEW_ROWS = 32,
+  INVARIANT_SPLIT_OF_FEW = 16,
+  INVARIANT_SPLIT_OF_MANY = 32,
+  INVARIANT_SHORT_SPLITS = 4,
+  INVARIANT_LONG_SPLIT = 64,
   INVARIANT_MAX_SPLITS = 8
 };
 
@@ -90,27 +95,28 @@ typedef struct cut {
   int32_t split; /* blocks of an item; 0: by the batch-invariant formula */
 } cut;
 
-static __device__ __forceinline__ int32_t invariant_split_blocks(int32_t num_blocks, int32_t seqlen_k) {
-  const int32_t wanted = (seqlen_k + INVARIANT_MIN_SPLIT_KEYS - 1) / INVARIANT_MIN_SPLIT_KEYS;
-  const int32_t splits = wanted < INVARIANT_MAX_SPLITS ? wanted : INVARIANT_MAX_SPLITS;
-  if (splits <= 1)
-    return num_blocks > 1 ? num_blocks : 1;
-  return ceil_div(ceil_div(seqlen_k, splits), BLOCK_KEYS);
+static __device__ __forceinline__ int32_t invariant_split_blocks(const decode_args *a, const sequence *s) {
+  const int32_t blocks = max(s->num_blocks, 1);
+  const bool is_few = s->seqlen_q * a->group_heads <= INVARIANT_FEW_ROWS;
+  const int32_t short_splits = ceil_div(blocks, is_few ? INVARIANT_SPLIT_OF_FEW : INVARIANT_SPLIT_OF_MANY);
+  const int32_t long_splits = ceil_div(blocks, INVARIANT_LONG_SPLIT);
+  const int32_t of_short = min(short_splits, (int32_t)INVARIANT_SHORT_SPLITS);
+  return ceil_div(blocks, max(of_short, min(long_splits, (int32_t)INVARIANT_MAX_SPLITS)));
 }
 
 /* Blocks of a split where the batch is cut into items. */
-static __device__ __forceinline__ int32_t split_blocks(const cut *c, const sequence *s) {
-  return c->split > 0 ? c->split : invariant_split_blocks(s->num_blocks, s->seqlen_k);
+static __device__ __forceinline__ int32_t split_blocks(const decode_args *a, const cut *c, const sequence *s) {
+  return c->split > 0 ? c->split : invariant_split_blocks(a, s);
 }
 
-static __device__ __forceinline__ int32_t num_splits(const cut *c, const sequence *s) {
-  const int32_t blocks = split_blocks(c, s);
+static __device__ __forceinline__ int32_t num_splits(const decode_args *a, const cut *c, const sequence *s) {
+  const int32_t blocks = split_blocks(a, c, s);
   return s->num_blocks > blocks ? ceil_div(s->num_blocks, blocks) : 1;
 }
 
 /* Length on the line, or number of items. */
-static __device__ __forceinline__ int32_t sequence_weight(const cut *c, const sequence *s) {
-  return s->num_groups * (c->share > 0 ? s->num_blocks + OVERHEAD_BLOCKS : num_splits(c, s));
+static __device__ __forceinline__ int32_t sequence_weight(const decode_args *a, const cut *c, const sequence *s) {
+  return s->num_groups * (c->share > 0 ? s->num_blocks + OVERHEAD_BLOCKS : num_splits(a, c, s));
 }
 
 /* ---- The whole batch, by one warp -------------------------------------------------------------------- */
@@ -131,7 +137,7 @@ static __device__ __forceinline__ int32_t batch_weight(const decode_args *a, con
   int32_t sum = 0;
   for (int32_t i = lane; i < a->batch_size; i += 32) {
     const sequence s = read_sequence(a, i);
-    sum += sequence_weight(c, &s);
+    sum += sequence_weight(a, c, &s);
   }
   return warp_sum(sum);
 }
@@ -213,7 +219,7 @@ static __device__ __forceinline__ place find_place(const decode_args *a, const c
     int32_t weight = 0, groups = 0;
     if (i < a->batch_size) {
       const sequence s = read_sequence(a, i);
-      weight = sequence_weight(c, &s);
+      weight = sequence_weight(a, c, &s);
       groups = s.num_groups;
     }
     const int32_t end = warp_inclusive_scan(weight, lane);
@@ -297,7 +303,7 @@ static __device__ __forceinline__ bool find_tile(const decode_args *a, const seq
 /* An item: false if it is none, as lengths changed meanwhile. */
 static __device__ __forceinline__ bool take_item(const decode_args *a, walk *w, piece *p, int lane) {
   const int32_t inside = w->position - w->at.begin;
-  const int32_t blocks = split_blocks(&w->batch_cut, &p->seq), splits = num_splits(&w->batch_cut, &p->seq);
+  const int32_t blocks = split_blocks(a, &w->batch_cut, &p->seq), splits = num_splits(a, &w->batch_cut, &p->seq);
   const int32_t group = quotient(inside, splits);
   const int32_t number = inside - group * splits;
   p->block_begin = number * blocks;
