@@ -67,7 +67,8 @@ fmlai_plan_limits fmlai_plan_limits_of(const fmlai_plan_shape *s) {
   limits.num_tiles = min64(full, saturating_add(tiles_of(s, limits.tile_rows, s->total_q), begun));
 
   /* A sequence with few rows has more splits. */
-  const int64_t split_tokens = s->batch_invariant ? invariant_split_tokens(0, s->max_seqlen_k) : MIN_SPLIT_TOKENS;
+  const int64_t split_tokens =
+      s->batch_invariant ? invariant_split_tokens(0, s->max_seqlen_k) : MIN_SPLIT_TOKENS;
   const int64_t splits = num_splits(split_tokens, s->max_seqlen_k);
   limits.num_partials = splits > 1 ? saturating_mul(limits.num_tiles, splits) : 0;
   if (!s->batch_invariant)
